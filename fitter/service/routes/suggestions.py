@@ -1,0 +1,78 @@
+"""Which runs to do next."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from fitter.service import queries
+from fitter.service.context import InContext, SweepName, known_sweep
+from fitter.service.problems import Problem
+from fitter.service.routes.law import InAccounting, pricing
+from fitter.service.schemas import Suggestion, Suggestions
+from ledger.models import SegmentState
+
+router = APIRouter(prefix="/v1/sweeps/{name}", tags=["law"])
+
+COLUMNS = ("sparsity", "nonzero_params", "data", "loss")
+
+
+@router.get("/suggestions", operation_id="suggestions", summary="Runs worth doing next")
+def suggestions(
+    context: InContext,
+    name: SweepName,
+    flops: Annotated[
+        float | None,
+        Query(
+            description="Compute that may be spent, in FLOPs; four times the dearest run by default.",
+            gt=0,
+            le=1e36,
+            allow_inf_nan=False,
+        ),
+    ] = None,
+    limit: Annotated[int, Query(description="At most so many runs.", ge=1, le=50)] = 8,
+    nonzero_params: Annotated[
+        float | None,
+        Query(description="Ask for the optimum at this N rather than the law as a whole.", ge=1, le=1e18),
+    ] = None,
+    budget: Annotated[
+        float | None, Query(description="Training FLOPs C of that question.", ge=1, le=1e36)
+    ] = None,
+    accounting: InAccounting = "dense",
+) -> Suggestions:
+    """Runs that tell the most per FLOP, in the order of choice, each given that those before it are done."""
+    from fitter.suggestion import suggest
+
+    if (nonzero_params is None) != (budget is None):
+        raise Problem(
+            422,
+            "invalid-question",
+            "The law cannot answer this question",
+            "nonzero_params and budget belong together: give both, or neither.",
+        )
+    with context.engine.connect() as connection:
+        stored = context.laws.get(connection, name)
+        sweep = known_sweep(connection, name)
+        rows = queries.runs_page(connection, sweep.id, state=SegmentState.completed)
+    cells = [{**row["cell"], "loss": row["loss"]} for row in rows if row["loss"] is not None]
+    table = {column: [cell.get(column) for cell in cells] for column in COLUMNS}
+    dearest = max(6 * cell["nonzero_params"] * cell["data"] / (1 - cell["sparsity"]) for cell in cells)
+    allowed = flops or 4 * dearest
+    target: Literal["law", "optimum"] = "law" if budget is None else "optimum"
+    question = ("suggestions", len(cells), allowed, limit, nonzero_params, budget, accounting)
+    plan = stored.remember(
+        question,
+        lambda: suggest(
+            table,
+            flops=allowed,
+            law=stored.law,
+            limit=limit,
+            target=target,
+            nonzero_params=nonzero_params,
+            budget=budget,
+            accounting=pricing(context, stored, accounting),
+        ),
+    )
+    items = [Suggestion(**vars(run)) for run in plan.runs]
+    return Suggestions(items=items, target=target, deviation=plan.deviation, flops=allowed)

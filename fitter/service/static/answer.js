@@ -1,0 +1,117 @@
+// How sparse should my model be: one sentence with its interval, and a table of a few (N, C).
+
+import { post } from "./api.js";
+import { quietly } from "./chrome.js";
+import { h, put, table } from "./dom.js";
+import { field, loss, parse, percent, power, si } from "./numbers.js";
+
+let asked = 0;
+
+// The question a sweep is asked first: among its sizes and the budgets of its runs, one where sparsity pays and that
+// lies within what was trained; where there is none, its middle size with four times the budget of its longest run.
+async function firstQuestion(state) {
+  const { nonzero_params: [small, large], data: [, longest] } = state.law.diagnostics.ranges;
+  const sizes = [large, Math.sqrt(small * large), small];
+  const questions = sizes.flatMap((n) => [16, 8, 4, 2, 1].map((factor) => [n, 6 * n * longest * factor]));
+  const answers = await optima(state, questions, "dense");
+  const within = answers.find((best) => best.sparsity > 0.05 && !best.extrapolates);
+  const n = within?.nonzero_params ?? sizes[1];
+  return { nonzero_params: n, flops: within?.flops ?? 24 * n * longest, accounting: "dense" };
+}
+
+export async function showAnswer(state, question) {
+  const form = document.getElementById("question");
+  form.hidden = !state.law;
+  if (!state.law) {
+    put("answer", h("span", { class: "muted" }, "No law yet: it is fitted as soon as the completed runs identify it."),
+      h("ul", { class: "missing" }, state.missing.map((sentence) => h("li", {}, sentence))));
+    put("optima");
+    return;
+  }
+  const fresh = !state.question;
+  state.question = question ?? state.question ?? (await firstQuestion(state));
+  const { nonzero_params: n, flops: c, accounting } = state.question;
+  if (document.activeElement?.form !== form) {
+    form.elements.nonzero_params.value = field(n);
+    form.elements.flops.value = field(c);
+    form.elements.accounting.value = accounting;
+  }
+  const mine = (asked += 1);
+  const [best] = await optima(state, [[n, c]], accounting);
+  if (mine !== asked) return; // a later question has been asked meanwhile
+  state.best = best;
+  put("answer", sentence(best));
+  document.dispatchEvent(new CustomEvent("answered", { detail: best }));
+  if (fresh || !question) await showOptima(state);
+}
+
+// Answers to questions [N, C], in their order.
+async function optima(state, questions, accounting) {
+  const body = { nonzero_params: questions.map(([n]) => n), flops: questions.map(([, c]) => c), accounting };
+  return (await post(`${state.base}/law/optimum`, body)).items;
+}
+
+function sentence(best) {
+  const level = percent(best.level, 0);
+  const interval = best.low == null ? "" : ` (${level} interval ${percent(best.low)} to ${percent(best.high)})`;
+  const model = `With ${si(best.nonzero_params)} non-zero parameters and ${power(best.flops)} FLOPs`;
+  const said =
+    best.sparsity < 0.005
+      ? [`${model}, train `, h("strong", {}, "a dense model"), `${interval}: `, `it sees ${si(best.data)} tokens and reaches a loss of ${loss(best.loss)}.`]
+      : [
+          `${model}, make it `,
+          h("strong", {}, `${percent(best.sparsity)} sparse`),
+          `${interval}: it sees ${si(best.data)} tokens and reaches a loss of ${loss(best.loss)}, where a dense one reaches ${loss(best.dense_loss)}.`,
+        ];
+  const beyond = best.extrapolates
+    ? h("span", { class: "beyond" }, "This lies outside what was trained, so the interval understates the doubt.")
+    : null;
+  return [h("span", {}, said), beyond];
+}
+
+async function showOptima(state) {
+  const { nonzero_params: [small, large], data: [, longest] } = state.law.diagnostics.ranges;
+  const sizes = small === large ? [small, 4 * small] : [small, Math.sqrt(small * large), large, large * 4];
+  const middle = 6 * sizes[1] * longest;
+  const budgets = [1, 4, 16, 64].map((factor) => factor * middle);
+  const answers = await optima(state, sizes.flatMap((n) => budgets.map((c) => [n, c])), state.question.accounting);
+  const rows = sizes.map((n, i) => ({ n, answers: answers.slice(i * budgets.length, (i + 1) * budgets.length) }));
+  const columns = [
+    ["N", (row) => si(row.n)],
+    ...budgets.map((c, i) => [`C = ${power(c)}`, (row) => cell(row.answers[i]), "num"]),
+  ];
+  const beyond = answers.some((best) => best.extrapolates);
+  put("optima", table("Optimal sparsity for a few sizes and budgets", columns, rows),
+    beyond ? h("p", { class: "muted note" }, "* outside the sizes, lengths or sparsities that were trained") : null);
+}
+
+function cell(best) {
+  const value = best.sparsity < 0.005 ? "dense" : percent(best.sparsity, 0);
+  const interval = best.low == null || best.high < 0.005 ? "" : `${percent(best.low, 0)} – ${percent(best.high, 0)}`;
+  const mark = best.extrapolates ? h("abbr", { title: "outside what was trained" }, "*") : h("abbr", { "aria-hidden": "true", class: "blank" }, "*");
+  return [h("span", {}, value, mark), h("small", {}, interval)];
+}
+
+export function wireQuestion(state, moved) {
+  const form = document.getElementById("question");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => {
+    const question = { accounting: form.elements.accounting.value };
+    for (const name of ["nonzero_params", "flops"]) {
+      const input = form.elements[name];
+      question[name] = parse(input.value);
+      const good = question[name] >= 1 && question[name] <= 1e36;
+      input.setAttribute("aria-invalid", String(!good));
+      if (!good) return;
+    }
+    const changed = question.accounting !== state.question?.accounting;
+    quietly(async () => {
+      await showAnswer(state, question);
+      moved(question);
+      if (changed) {
+        document.dispatchEvent(new CustomEvent("accountingchange"));
+        await showOptima(state);
+      }
+    });
+  });
+}

@@ -1,0 +1,3 @@
+import { wireHeader } from "./chrome.js";
+
+wireHeader();

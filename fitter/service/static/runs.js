@@ -1,0 +1,40 @@
+// The runs as a table, and those that failed, with why.
+
+import { chip, h, put, table } from "./dom.js";
+import { count, loss, NONE, percent, si } from "./numbers.js";
+
+const ROWS = 200;
+let all = false;
+
+export function showRuns(state) {
+  const runs = [...state.runs.values()].sort((a, b) => a.position - b.position);
+  const shown = all ? runs : runs.slice(0, ROWS);
+  const columns = [
+    ["run", (run) => (run.mlflow ? h("a", { href: run.mlflow, rel: "noreferrer" }, run.name) : run.name)],
+    ["state", (run) => chip(run.state)],
+    ["loss", (run) => (run.loss == null ? NONE : loss(run.loss)), "num"],
+    ["S", (run) => percent(run.sparsity, 2), "num"],
+    ["N", (run) => si(run.nonzero_params), "num"],
+    ["D", (run) => si(run.data), "num"],
+    ["steps", (run) => count(run.steps), "num"],
+  ];
+  const rest = runs.length - shown.length;
+  put("runs", table("Runs of the sweep", columns, shown),
+    rest ? h("button", { type: "button", onclick: () => { all = true; showRuns(state); } }, `Show ${count(rest)} more`) : null);
+}
+
+export function showFailed(state) {
+  const bad = [...state.runs.values()].filter((run) => run.state === "failed" || run.state === "diverged");
+  document.getElementById("failed-section").hidden = bad.length === 0;
+  put("failed", table("Runs that failed or diverged", [
+    ["run", (run) => run.name],
+    ["state", (run) => chip(run.state)],
+    ["why", (run) => reason(run.reason), "wide"],
+  ], bad));
+}
+
+function reason(text) {
+  if (!text) return NONE;
+  const [first, ...rest] = text.trim().split("\n");
+  return rest.length ? h("details", {}, h("summary", {}, first), h("pre", {}, rest.join("\n"))) : first;
+}

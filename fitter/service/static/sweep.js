@@ -1,0 +1,116 @@
+// One sweep: loads what the page shows, and keeps it current by server-sent events.
+
+import { showAnswer, wireQuestion } from "./answer.js";
+import { all, call, Problem } from "./api.js";
+import { drawChart, wireChart } from "./chart.js";
+import { quietly, toast, wireHeader } from "./chrome.js";
+import { showCoefficients, showHistory } from "./coefficients.js";
+import { put } from "./dom.js";
+import { wireExports } from "./export.js";
+import { showForest } from "./forest.js";
+import { drawMap, movePoint, wireMap } from "./map.js";
+import { showProgress } from "./progress.js";
+import { showFailed, showRuns } from "./runs.js";
+import { showSuggestions } from "./suggestions.js";
+
+const root = document.getElementById("sweep");
+const base = `/v1/sweeps/${encodeURIComponent(root.dataset.name)}`;
+
+// What the page knows. Parts of the page read it; only this file writes it.
+const state = { base, sweep: null, runs: new Map(), law: null, missing: [], question: null };
+
+wireHeader();
+wireExports(state);
+wireQuestion(state, (question) => movePoint(question));
+wireChart(state);
+wireMap(state, (question) => quietly(() => showAnswer(state, question)));
+
+async function loadLaw() {
+  try {
+    state.law = await call(`${base}/law`);
+    state.missing = [];
+  } catch (problem) {
+    if (!(problem instanceof Problem) || problem.status !== 404) throw problem;
+    state.law = null;
+    state.missing = problem.document.missing ?? [];
+  }
+  await showAnswer(state); // it settles the question that the map begins with
+  await Promise.all([
+    showCoefficients(state),
+    showHistory(state),
+    drawChart(state),
+    drawMap(state),
+  ]);
+  quietly(() => showSuggestions(state)); // below the fold, and the dearest question of all
+}
+
+async function loadRuns() {
+  for (const run of await all(`${base}/runs`)) state.runs.set(run.position, run);
+  showRuns(state);
+  showFailed(state);
+}
+
+async function loadForest() {
+  showForest((await call(`${base}/forest`)).segments, state);
+}
+
+async function loadSweep() {
+  state.sweep = await call(base);
+  showProgress(state.sweep.progress, state.sweep);
+  put("spec-text", state.sweep.spec_text);
+  document.getElementById("spec-title").closest("section").hidden = !state.sweep.spec_text; // imported runs have none
+}
+
+// Several events in one moment become one piece of work.
+function soon(work, wait) {
+  let due = null;
+  return () => {
+    due ??= setTimeout(async () => {
+      due = null;
+      await quietly(async () => work());
+    }, wait);
+  };
+}
+
+const forestSoon = soon(loadForest, 300);
+const runsSoon = soon(() => {
+  showRuns(state);
+  showFailed(state);
+  return drawChart(state);
+}, 300);
+
+function listen() {
+  const events = new EventSource(`${base}/events`);
+  events.addEventListener("progress", (event) => {
+    const progress = JSON.parse(event.data);
+    showProgress(progress, state.sweep);
+    forestSoon();
+  });
+  events.addEventListener("run", (event) => {
+    const run = JSON.parse(event.data);
+    state.runs.set(run.position, run);
+    runsSoon();
+  });
+  events.addEventListener("law", (event) => {
+    const law = JSON.parse(event.data);
+    if (law.version > (state.law?.version ?? 0)) {
+      toast(`Law version ${law.version}, from ${law.runs} runs`);
+      quietly(loadLaw);
+    }
+  });
+}
+
+document.addEventListener("schemechange", () => {
+  for (const draw of [drawChart, drawMap, showHistory]) quietly(() => draw(state));
+});
+document.addEventListener("sweepchange", () => quietly(loadSweep));
+
+try {
+  await Promise.all([loadSweep(), loadRuns()]);
+  listen();
+  await Promise.all([loadLaw(), loadForest()]);
+} catch (problem) {
+  toast(problem.message);
+  put("status", problem.message);
+}
+root.dataset.ready = "true";

@@ -1,0 +1,118 @@
+"""Segments: which can be handed out now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from ledger.errors import LedgerError
+from ledger.models import Segment
+
+#: SQL: whether an active sweep still waits for the segment `segments.key`.
+WANTED = """
+    EXISTS (SELECT 1 FROM run_segments JOIN runs ON runs.id = run_id JOIN sweeps ON sweeps.id = sweep_id
+            WHERE segment_key = segments.key AND runs.state = 'pending' AND sweeps.state = 'active')
+"""
+
+#: SQL: whether the segment can be handed out: its parent's state is there, and no failure of it is too fresh.
+READY = """
+    segments.state = 'pending' AND coalesce(segments.retry_at <= now(), true)
+    AND (segments.parent_key IS NULL
+         OR EXISTS (SELECT 1 FROM segments parent WHERE parent.key = segments.parent_key
+                    AND parent.state = 'completed' AND parent.checkpoint IS NOT NULL))
+"""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What there is to do for a set of sweeps."""
+
+    ready: int
+    """Segments that could be handed out now."""
+    running: int
+    """Segments that a worker holds."""
+    open: int
+    """Segments not ended that runs of active sweeps still wait for, ready and running ones included."""
+
+
+def get(session: Session, key: str) -> Segment:
+    """The segment of that key. Raises LedgerError."""
+    segment = session.get(Segment, key)
+    if segment is None:
+        raise LedgerError(f"there is no segment {key[:12]}")
+    return segment
+
+
+def ready(session: Session, *, sweep_ids: Sequence[int] | None = None, limit: int = 64) -> list[str]:
+    """Keys of the segments to hand out, most urgent first: by the sweep's priority, then by the FLOPs that wait
+    behind the segment. Sweeps of equal priority take turns in proportion to what they have running.
+
+    `sweep_ids` limits it to segments that these sweeps need; None: all active sweeps.
+    """
+    rows = session.execute(
+        text(f"""
+            WITH busy AS (
+                SELECT sweep_id, count(DISTINCT segments.key) AS running
+                FROM segments JOIN run_segments ON segment_key = key JOIN runs ON runs.id = run_id
+                WHERE segments.state = 'running' GROUP BY sweep_id
+            ), candidates AS (
+                SELECT segments.key, segments.priority, segments.start_step,
+                    max(sweeps.priority) AS sweep_priority, min(coalesce(busy.running, 0)) AS running
+                FROM segments JOIN run_segments ON segment_key = segments.key JOIN runs ON runs.id = run_id
+                JOIN sweeps ON sweeps.id = sweep_id LEFT JOIN busy USING (sweep_id)
+                WHERE {READY} AND runs.state = 'pending' AND sweeps.state = 'active'
+                    AND (CAST(:sweeps AS bigint[]) IS NULL OR sweeps.id = ANY(:sweeps))
+                GROUP BY segments.key
+            )
+            SELECT key FROM candidates
+            ORDER BY sweep_priority DESC, running, priority DESC, start_step, key LIMIT :limit
+        """),
+        {"sweeps": None if sweep_ids is None else list(sweep_ids), "limit": limit},
+    )
+    return [row.key for row in rows]
+
+
+def demand(session: Session, *, sweep_ids: Sequence[int] | None = None) -> Demand:
+    """How much there is to do for these sweeps, or for all active ones."""
+    row = session.execute(
+        text(f"""
+            SELECT count(*) FILTER (WHERE {READY}) AS ready,
+                count(*) FILTER (WHERE segments.state = 'running') AS running, count(*) AS open
+            FROM segments
+            WHERE segments.state IN ('pending', 'running') AND segments.key IN (
+                SELECT segment_key FROM run_segments JOIN runs ON runs.id = run_id
+                JOIN sweeps ON sweeps.id = sweep_id
+                WHERE runs.state = 'pending' AND sweeps.state = 'active'
+                    AND (CAST(:sweeps AS bigint[]) IS NULL OR sweeps.id = ANY(:sweeps)))
+        """),
+        {"sweeps": None if sweep_ids is None else list(sweep_ids)},
+    ).one()
+    return Demand(row.ready, row.running, row.open)
+
+
+def siblings(
+    session: Session, key: str, alike: Sequence[str], *, sweep_ids: Sequence[int] | None, limit: int
+) -> list[str]:
+    """Keys of segments to hand out now that cover the steps of this one, in programs that agree with its in the fields
+    `alike` (JSON values of `Program.to_dict`); those first that most waits for.
+
+    `sweep_ids`: as for `ready`.
+    """
+    agree = " AND ".join(f"segments.program -> '{name}' = this.program -> '{name}'" for name in alike)
+    rows = session.execute(
+        text(f"""
+            SELECT segments.key FROM segments, segments this
+            WHERE this.key = :key AND segments.key <> this.key AND {READY}
+                AND segments.start_step = this.start_step AND segments.end_step = this.end_step
+                AND segments.data_path = this.data_path AND {agree}
+                AND EXISTS (SELECT 1 FROM run_segments JOIN runs ON runs.id = run_id JOIN sweeps ON sweeps.id = sweep_id
+                    WHERE segment_key = segments.key AND runs.state = 'pending' AND sweeps.state = 'active'
+                    AND (CAST(:sweeps AS bigint[]) IS NULL OR sweeps.id = ANY(:sweeps)))
+            ORDER BY segments.priority DESC, segments.key LIMIT :limit
+        """),
+        {"key": key, "sweeps": None if sweep_ids is None else list(sweep_ids), "limit": limit},
+    )
+    return [row.key for row in rows]

@@ -1,0 +1,70 @@
+"""`lacuna submit SPEC`: a sweep into the ledger, here or behind a service; a controller there carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.command.output import console, flops, percent, print_json
+from orchestrator.command.source import InputError, Source, api_option, open_source
+
+if TYPE_CHECKING:
+    from orchestrator.submit import Submitted
+
+
+@click.command(name="submit")
+@click.argument("spec", type=click.Path(path_type=Path))
+@api_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(spec: Path, api: str | None, as_json: bool) -> None:
+    """Check and plan SPEC and hand the sweep over, without running it here.
+
+    A long-lived controller (`lacuna controller`) on that ledger carries it out; so does the next `lacuna run SPEC`.
+    The same spec twice is one sweep; a larger grid under the same name adds its new runs.
+
+    \b
+      lacuna submit sweep.yaml
+      lacuna submit sweep.yaml --api http://gpu-box:8321
+    """
+    text = read_spec(spec)
+    with open_source(api) as source:
+        submitted = submit(source, text, str(spec), quiet=as_json)
+    if as_json:
+        print_json(asdict(submitted))
+    else:
+        console().print(f"watch it: `lacuna watch {submitted.name}{f' --api {api}' if api else ''}`")
+
+
+def read_spec(path: Path) -> bytes:
+    """The bytes of a spec's file. Raises InputError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def submit(source: Source, text: bytes, name: str, *, quiet: bool) -> Submitted:
+    """Submit a spec and say what became of it; on stderr where stdout is for JSON."""
+    out = console(stderr=quiet)
+    told = False
+
+    def preparing(tokens: int) -> None:
+        nonlocal told
+        if not told:
+            out.print("preparing the data …")
+            told = True
+
+    submitted = source.submit(text, name, preparing)
+    plan = submitted.plan
+    said = {"created": "new", "extended": f"{submitted.runs_added} new runs", "unchanged": "known"}
+    out.print(
+        f"sweep {submitted.name} ({said[submitted.outcome]}): {plan['runs']} runs in {plan['segments']} segments, "
+        f"{flops(plan['flops']['shared'])} instead of {flops(plan['flops']['alone'])} "
+        f"(sharing saves {percent(round(plan['saved'], 3))})"
+    )
+    for warning in plan["warnings"]:
+        out.print(f"warning: {warning}", style="yellow")
+    return submitted

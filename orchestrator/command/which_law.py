@@ -1,0 +1,44 @@
+"""The law that a question is put to: a sweep's newest, or one in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from orchestrator.command.source import InputError, api_option, open_source
+
+if TYPE_CHECKING:
+    from fitter.law import Law
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def law_options(function: Decorated) -> Decorated:
+    """`--sweep SWEEP [--api URL] | --law FILE`."""
+    function = api_option(function)
+    function = click.option(
+        "--law",
+        "law_file",
+        type=click.Path(path_type=Path),
+        help="A law document, as `lacuna law --json` or `lacuna fit --json` prints it.",
+    )(function)
+    return click.option("--sweep", help="A sweep; its newest law is asked.")(function)
+
+
+def chosen_law(sweep: str | None, law_file: Path | None, api: str | None) -> Law:
+    """The law that the options name. Raises InputError, LedgerError, ClientError, DocumentError."""
+    from fitter.law import Law
+
+    if (sweep is None) == (law_file is None):
+        raise InputError("give either --sweep SWEEP or --law FILE")
+    if law_file is not None:
+        try:
+            return Law.load(law_file)
+        except OSError as error:
+            raise InputError(f"{law_file} cannot be read: {error.strerror or error}") from None
+    assert sweep is not None
+    with open_source(api) as source:
+        return Law.from_document(source.law(sweep))

@@ -1,0 +1,341 @@
+"""Carry out sweeps: become the leader, fence off whoever led before, run Ray Tune over the ledger until all is done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from fitter.refit import Refitter
+from ledger import attempts, controllers, segments, sweeps
+from ledger.engine import ledger_url, open_ledger
+from ledger.models import SweepState
+from ledger.progress import Progress, progress
+from ledger.settings import Settings
+from orchestrator.adaptive import Adaptive
+from orchestrator.controller.execution import carry_out
+from orchestrator.controller.placing import Placing
+from orchestrator.controller.supervisor import Supervisor, revive
+from orchestrator.controller.worker import Assignment, Returned, patiently
+from orchestrator.pools import declared
+from orchestrator.tracking.lacking import behind
+from orchestrator.tracking.process import mirroring
+
+#: Seconds between two attempts to become the leader.
+WAIT_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a controller's work ended."""
+
+    sweeps: list[Progress]
+    interrupted: bool
+    """By Ctrl-C, SIGTERM, or another controller: the next start goes on."""
+    tracking_trouble: str | None = None
+    """Why MLflow lacks something, in one line; the next start, or a long-lived controller, makes it up."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every run of every sweep has a loss."""
+        return not self.interrupted and all(sweep.completed == sweep.total for sweep in self.sweeps)
+
+
+def run(
+    settings: Settings,
+    sweep_names: Sequence[str] | None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    max_concurrent: int | None = None,
+    on_following: Callable[[controllers.Leader], None] | None = None,
+) -> Outcome:
+    """Carry out these sweeps until each is completed or cancelled; None: serve all sweeps until told to stop.
+
+    Where another controller leads on this ledger, it is asked to serve these sweeps too, and this call follows until
+    they are over; should that one end or die first, this one leads.
+
+    `on_progress` is called about once a second for each sweep, from another thread; `on_following` whenever this call
+    begins to follow another controller. At most `max_concurrent` workers of a pool, and never more than it has.
+    The first SIGINT or SIGTERM lets the workers stop at a checkpoint; a second one ends at once.
+
+    Raises LedgerError when the ledger does not answer or has no such sweep, PoolError when one of them names a pool
+    that is not declared or not to be had.
+    """
+    engine = open_ledger(settings, pool_size=8)
+    tracking = _Tracking()
+    stopping = threading.Event()
+    try:
+        with Session(engine) as session:
+            ids = None if sweep_names is None else tuple(sweeps.get(session, name).id for name in sweep_names)
+            over = sweep_names is not None and _all_over(session, sweep_names)
+            placing = Placing(declared(settings), max_concurrent)
+            for place in () if ids is None else sweeps.by_place(session, ids):
+                placing.check(place)
+        with _stop_on_signals(stopping), _log_file(settings):
+            if over:
+                _make_up(engine, settings, sweep_names or (), tracking)
+            else:
+                job = _Job(
+                    engine=engine,
+                    settings=settings,
+                    leadership=controllers.Leadership(engine),
+                    controller=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+                    stopping=stopping,
+                    sweep_ids=ids,
+                    names=sweep_names,
+                    cores=min(os.cpu_count() or 1, max_concurrent or 1_000_000),
+                    placing=placing,
+                    on_progress=on_progress,
+                )
+                try:
+                    if _follow(job, on_following):
+                        with mirroring(settings, tracking.hear):
+                            _lead(job)
+                    else:
+                        _refit(engine, sweep_names or ())
+                finally:
+                    job.leadership.release()
+        with Session(engine) as session:
+            names = [sweep.name for sweep in sweeps.list_(session)] if sweep_names is None else sweep_names
+            found = [progress(session, name) for name in names]
+            over = sweep_names is not None and _all_over(session, sweep_names)
+    finally:
+        engine.dispose()
+    return Outcome(found, interrupted=stopping.is_set() and not over, tracking_trouble=tracking.trouble)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One call of `run`."""
+
+    engine: Engine
+    settings: Settings
+    leadership: controllers.Leadership
+    controller: str
+    stopping: threading.Event
+    sweep_ids: tuple[int, ...] | None
+    names: Sequence[str] | None
+    cores: int
+    placing: Placing
+    on_progress: Callable[[Progress], None] | None
+
+    def patiently(self, action: Callable[[], Returned]) -> Returned:
+        """As `worker.patiently`, and start the embedded Postgres again, should it be that which died."""
+
+        def attempt() -> Returned:
+            try:
+                return action()
+            except DBAPIError:
+                revive(self.settings)
+                raise
+
+        return patiently(attempt)
+
+    def report(self, session: Session) -> None:
+        """Tell the caller how far its sweeps are."""
+        if self.on_progress is not None:
+            for name in self.names if self.names is not None else _active(session):
+                self.on_progress(progress(session, name))
+
+    def watch(self, session: Session) -> None:
+        """Stop once all that was asked for is over, although sweeps of others that it serves may not be."""
+        if self.over(session):
+            self.stopping.set()
+
+    def over(self, session: Session) -> bool:
+        """Whether all that was asked for is over."""
+        return self.names is not None and _all_over(session, self.names)
+
+    def demand(self) -> tuple[int, bool]:
+        """How many segments are still wanted, and whether all that was asked for is over."""
+        with Session(self.engine) as session:
+            served = controllers.served(session, self.sweep_ids)
+            return segments.demand(session, sweep_ids=served).open, self.over(session)
+
+
+@dataclass
+class _Tracking:
+    """What the mirror said last."""
+
+    trouble: str | None = None
+
+    def hear(self, trouble: str | None) -> None:
+        self.trouble = trouble
+        if trouble is not None:
+            log.warning("%s", trouble)
+
+
+def _make_up(engine: Engine, settings: Settings, names: Sequence[str], tracking: _Tracking) -> None:
+    """What is missing where every run has ended: killed before the last fit, perhaps, or before MLflow had it all."""
+    _refit(engine, names)
+    with Session(engine) as session:
+        lacking = behind(session)
+    if lacking:
+        with mirroring(settings, tracking.hear):
+            pass
+
+
+def _refit(engine: Engine, names: Sequence[str]) -> None:
+    for name in names:
+        Refitter(engine).refit(name)
+
+
+def _lead(job: _Job) -> None:
+    with Session(job.engine) as session, session.begin():
+        controllers.register(session, job.controller)
+        fenced = attempts.fence_off(session, job.controller)
+    log.info("controller %s leads; %d attempts of earlier ones fenced off", job.controller, fenced)
+    assignment = Assignment(
+        ledger_url=ledger_url(job.settings),
+        storage=job.settings.storage,
+        controller=job.controller,
+        sweep_ids=job.sweep_ids,
+        logs=job.settings.logs,
+        home=job.settings.home,
+    )
+    supervisor = Supervisor(
+        job.engine,
+        job.settings,
+        job.leadership,
+        job.controller,
+        job.stopping,
+        each_second=[job.report, job.watch],
+    )
+
+    def end() -> None:
+        with Session(job.engine) as session, session.begin():
+            controllers.end(session, job.controller)
+            job.report(session)
+
+    with supervisor:
+        with _refitting(job.engine), _choosing(job):
+            while not job.stopping.is_set():
+                wanted, over = job.patiently(job.demand)
+                if over:
+                    break
+                if wanted:
+                    carry_out(
+                        job.engine, job.settings, supervisor, assignment, job.placing, job.cores, job.stopping
+                    )
+                else:
+                    # Paused, or serving and idle.
+                    job.stopping.wait(WAIT_SECONDS)
+        job.patiently(end)
+
+
+@contextmanager
+def _choosing(job: _Job) -> Iterator[None]:
+    """Beside the training, adaptive sweeps choose their next cells."""
+    over = threading.Event()
+    chooser = Adaptive(job.settings, job.engine)
+    thread = threading.Thread(target=chooser.run, args=[over], name="adaptive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _refitting(engine: Engine) -> Iterator[None]:
+    """The refit loop beside the training; at the end it has seen every run."""
+    over = threading.Event()
+    thread = threading.Thread(target=Refitter(engine).run, args=[over], name="refit", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(job: _Job, on_following: Callable[[controllers.Leader], None] | None) -> bool:
+    """Watch whoever leads until it is gone: then this one leads, and True is returned. False: all that was asked for
+    is over, or this one was told to stop."""
+    following: str | None = None
+    while not job.patiently(job.leadership.try_acquire):
+
+        def look() -> tuple[controllers.Leader | None, bool]:
+            job.leadership.wish(job.sweep_ids or ())
+            with Session(job.engine) as session:
+                job.report(session)
+                return controllers.leader(session), job.over(session)
+
+        leader, over = job.patiently(look)
+        if over:
+            return False
+        if leader is not None and leader.alive and leader.id != following:
+            following = leader.id
+            log.info("controller %s leads: following", leader.id)
+            if on_following is not None:
+                on_following(leader)
+        if job.stopping.wait(WAIT_SECONDS):
+            return False
+    return not job.stopping.is_set()
+
+
+def _all_over(session: Session, names: Sequence[str]) -> bool:
+    over = (SweepState.completed, SweepState.cancelled)
+    return all(sweeps.get(session, name).state in over for name in names)
+
+
+def _active(session: Session) -> list[str]:
+    return [sweep.name for sweep in sweeps.list_(session) if sweep.state is SweepState.active]
+
+
+@contextmanager
+def _stop_on_signals(stopping: threading.Event) -> Iterator[None]:
+    """First signal: stop at a checkpoint. Second: as it was. Outside the main thread signals stay as they are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+
+    def restore() -> None:
+        for kind in kinds:
+            signal.signal(kind, before[kind])
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        restore()
+
+    for kind in kinds:
+        signal.signal(kind, stop)
+    try:
+        yield
+    finally:
+        restore()
+
+
+@contextmanager
+def _log_file(settings: Settings) -> Iterator[None]:
+    """Everything that is logged goes to a file; the terminal is the caller's."""
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(settings.logs / "controller.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ours = [logging.getLogger(name) for name in ("orchestrator", "ledger", "fitter", "ray.tune")]
+    for logger in ours:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    logging.getLogger("ray.tune").propagate = False
+    try:
+        yield
+    finally:
+        for logger in ours:
+            logger.removeHandler(handler)
+        handler.close()

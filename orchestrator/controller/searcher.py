@@ -1,0 +1,141 @@
+"""Ray Tune's searcher over the ledger: hands out what is ready while it is ready, and ends when nothing is wanted."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from typing import Any
+
+from ray.tune.search import Searcher
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from ledger import controllers, segments, sweeps
+from ledger.sweeps import Place
+from orchestrator.controller.placing import Placing
+from orchestrator.pools import PoolError
+
+#: Seconds after which the ledger is asked again although nothing was heard: backoffs end, sweeps are resumed.
+POLL_SECONDS = 1.0
+
+#: Longest pause, in seconds, before another worker is started where one after the other dies without a result.
+LONGEST_PAUSE = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class LedgerSearcher(Searcher):  # type: ignore[misc]
+    """Suggests {"segment": key, "pool": name, "device": kind, "workers": n}, as many at once as a place has workers;
+    never one twice while it is on offer."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        sweep_ids: tuple[int, ...] | None,
+        placing: Placing,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__()
+        self._engine = engine
+        self._sweep_ids = sweep_ids
+        self._placing = placing
+        self._stopping = stopping
+        self._live: dict[str, Place] = {}
+        self._offered: dict[str, str] = {}
+        self._ready: dict[Place, list[str]] = {}
+        self._workers: dict[Place, int] = {}
+        self._refused: set[Place] = set()
+        self._asked_at = float("-inf")
+        self._over = False
+        self._fruitless = 0
+        self._not_before = float("-inf")
+        self.lost_trials: list[str] = []
+        """Trials whose worker died: the supervisor frees what they held."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next segment; None while all that is wanted waits for others; FINISHED when nothing is wanted."""
+        self._look()
+        if self._stopping.is_set() or (self._over and not self._live):
+            return str(Searcher.FINISHED)
+        if time.monotonic() < self._not_before:
+            return None
+        busy = collections.Counter(self._live.values())
+        for place, ready in self._ready.items():
+            if ready and busy[place] < self._workers[place]:
+                key = ready.pop(0)
+                self._live[trial_id] = place
+                self._offered[trial_id] = key
+                return {"segment": key, **place._asdict(), "workers": self._workers[place]}
+        return None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A segment ended, so that others may be ready."""
+        self._fruitless = 0
+        self._offered.pop(trial_id, None)
+        self._asked_at = float("-inf")
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A worker ran out of work, or died."""
+        self._live.pop(trial_id, None)
+        self._offered.pop(trial_id, None)
+        self._asked_at = float("-inf")
+        if error:
+            self.lost_trials.append(trial_id)
+            # Workers that die as soon as they start would otherwise be started over and over, at once.
+            self._fruitless += 1
+            self._not_before = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** (self._fruitless - 4))
+
+    def wake(self) -> None:
+        """Ask the ledger at the next opportunity."""
+        self._asked_at = float("-inf")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger knows."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the ledger knows."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles a snapshot of all it was given; nobody restores from it, and a connection cannot be pickled.
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LedgerSearcher:
+        return self
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._asked_at < POLL_SECONDS:
+            return
+        try:
+            with Session(self._engine) as session:
+                served = controllers.served(session, self._sweep_ids)
+                self._ready = self._ready_by_place(session, served)
+                self._over = (
+                    not any(self._ready.values()) and segments.demand(session, sweep_ids=served).open == 0
+                )
+        except DBAPIError as error:
+            log.warning("the ledger does not answer: %s", error.orig)
+            self._ready = {}
+        self._asked_at = now
+
+    def _ready_by_place(self, session: Session, served: tuple[int, ...] | None) -> dict[Place, list[str]]:
+        """What could be handed out now, most urgent first. A full pool holds up no other."""
+        found: dict[Place, list[str]] = {}
+        offered = set(self._offered.values())
+        for place, placed in sweeps.by_place(session, served).items():
+            try:
+                self._workers[place] = self._placing.workers(place, placed)
+            except PoolError as error:
+                if place not in self._refused:
+                    log.error("sweeps %s wait: %s", ", ".join(map(str, placed.sweep_ids)), error)
+                self._refused.add(place)
+                continue
+            keys = segments.ready(session, sweep_ids=placed.sweep_ids, limit=4 * self._workers[place] + 4)
+            found[place] = [key for key in keys if key not in offered]
+        return found

@@ -1,0 +1,145 @@
+"""What happens beside the training: a thread that watches leases, leadership and the database, and reports."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from ledger import attempts, controllers
+from ledger.engine import ledger_url
+from ledger.errors import LedgerError
+from ledger.settings import Settings
+
+if TYPE_CHECKING:
+    from orchestrator.controller.searcher import LedgerSearcher  # imports Ray, which is set up first
+
+#: Seconds between two looks.
+PERIOD_SECONDS = 1.0
+
+#: Seconds within which a wish to stop is passed on.
+REACTION_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs beside Tune while this controller leads."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        leadership: controllers.Leadership,
+        controller: str,
+        stopping: threading.Event,
+        *,
+        each_second: Sequence[Callable[[Session], None]] = (),
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._leadership = leadership
+        self._controller = controller
+        self._stopping = stopping
+        self._each_second = each_second
+        self._told_to_stop = False
+        self._answering_since: float | None = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+        self.searcher: LedgerSearcher | None = None
+        self.deposed = False
+        """Another controller leads: this one hands out nothing more."""
+
+    def __enter__(self) -> Supervisor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        looked_at, stopping = time.monotonic(), False
+        while not self._over.wait(REACTION_SECONDS):
+            news = self._stopping.is_set() and not stopping
+            if time.monotonic() - looked_at < PERIOD_SECONDS and not news:
+                continue
+            looked_at, stopping = time.monotonic(), self._stopping.is_set()
+            try:
+                self._look()
+            except DBAPIError as error:
+                self._answering_since = None
+                log.warning("the ledger does not answer: %s", error.orig)
+                revive(self._settings)
+            except LedgerError as error:
+                self._answering_since = None
+                log.warning("%s", error)
+
+    def _look(self) -> None:
+        self._keep_leading()
+        now = time.monotonic()
+        if self._answering_since is None:
+            self._answering_since = now
+        stopping = self._stopping.is_set()
+        with Session(self._engine) as session, session.begin():
+            if stopping and not self._told_to_stop:
+                controllers.stop(session, self._controller)
+            self._free_lost_trials(session)
+            # After an outage every heartbeat is old: the living get time to prolong their leases first.
+            if now - self._answering_since > attempts.LEASE_SECONDS and attempts.expire(session):
+                self._wake()
+        self._told_to_stop = stopping
+        for callback in self._each_second:
+            with Session(self._engine) as session, session.begin():
+                callback(session)
+
+    def _keep_leading(self) -> None:
+        try:
+            if self._leadership.still_held():
+                return
+        except DBAPIError:
+            self._leadership.release()
+            raise
+        if self._leadership.try_acquire():
+            log.warning("leadership was lost with the connection, and regained")
+            return
+        log.error("another controller leads: stopping")
+        self.deposed = True
+        self._stopping.set()
+
+    def _free_lost_trials(self, session: Session) -> None:
+        if self.searcher is None:
+            return
+        while self.searcher.lost_trials:
+            trial = self.searcher.lost_trials[0]
+            held = session.scalars(
+                text("SELECT id FROM attempts WHERE state = 'running' AND worker LIKE '%/' || :trial"),
+                {"trial": trial},
+            ).all()
+            for attempt_id in held:
+                attempts.lose(
+                    session,
+                    attempt_id,
+                    "the worker's process ended: killed, out of memory, or its node went away",
+                )
+            self.searcher.lost_trials.pop(0)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.searcher is not None:
+            self.searcher.wake()
+
+
+def revive(settings: Settings) -> None:
+    """Start the embedded server again, should it be that which died."""
+    if settings.database_url is None:
+        try:
+            ledger_url(settings)
+        except (LedgerError, DBAPIError) as error:
+            log.warning("the embedded Postgres does not start: %s", error)

@@ -1,0 +1,84 @@
+"""A Ray Tune trial: one worker's walk down the forest, a step for each pack of segments, or for several short ones.
+
+The searcher names the segment to begin with. When it is done, the worker goes on with whatever is most urgent then,
+most often a child of what it just finished, without a round trip through Tune; the trial ends when nothing is ready.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+from ray import tune
+
+from ledger.engine import connect
+from ledger.models import AttemptState
+from ledger.sweeps import Place
+from orchestrator.controller.worker import Assignment, Worker
+
+#: Seconds after which a walk reports to Tune, so that siblings of what it finished start on other workers.
+REPORT_SECONDS = 0.5
+
+#: Steps of a trial before it makes room for a new one, so that Tune's own records of it stay small.
+WALK_LENGTH = 200
+
+
+class SegmentTrainable(tune.Trainable):  # type: ignore[misc]
+    """Trains segments in a process of its own, on one thread, kept and reused from trial to trial."""
+
+    def setup(self, config: dict[str, Any], assignment: Assignment) -> None:
+        """Once a process: connect to the ledger and make torch use one thread."""
+        assignment.logs.mkdir(parents=True, exist_ok=True)
+        _log_to(assignment)
+        _one_thread()
+        self._assignment = assignment
+        self._engine = connect(assignment.ledger_url, pool_size=2)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """A new trial in the same process."""
+        name = f"{socket.gethostname()}:{os.getpid()}/{self.trial_id}"
+        place = Place(new_config["pool"], new_config["device"])
+        workers = new_config["workers"]
+        self._worker = Worker(self._engine, self._assignment, name, place, workers=workers)
+        self._next: str | None = new_config["segment"]
+        self._steps = 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Carry out a pack of segments, or as many as end within REPORT_SECONDS: a report costs Tune some 10 ms. `done`
+        when nothing was ready, or when the worker was told to stop."""
+        began = time.monotonic()
+        trained, over = 0, False
+        while not over and time.monotonic() - began < REPORT_SECONDS:
+            ended = self._worker.work(self._next)
+            self._next = None
+            over = not ended or any(each.state in (AttemptState.stopped, AttemptState.lost) for each in ended)
+            trained += sum(each.steps for each in ended)
+        self._steps += 1
+        return {"done": over or self._steps >= WALK_LENGTH, "trained_steps": trained}
+
+    def cleanup(self) -> None:
+        """Tune lets the process go."""
+        self._engine.dispose()
+
+
+def _one_thread() -> None:
+    """Two one-thread processes train more than one two-thread process; and bits must not depend on the number."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _log_to(assignment: Assignment) -> None:
+    path = assignment.logs / f"worker-{socket.gethostname()}-{os.getpid()}.log"
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

@@ -1,0 +1,424 @@
+"""Carry out segments: claim, train with a lease that a thread prolongs, publish, complete.
+
+Knows the ledger and the trainer, and nothing of Ray. The worker may be killed at any line: what it holds is taken up
+again from the last checkpoint that the ledger knows. The ledger may be away for a while at any line: training goes on,
+and what must be said is said when it is back.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from ledger import attempts, controllers, points, segments, sweeps
+from ledger.attempts import Claim, Verdict
+from ledger.errors import Fenced
+from ledger.models import Attempt, AttemptEnd, AttemptState
+from ledger.sweeps import Place
+from orchestrator.controller.failures import kind_of, reason_of
+from orchestrator.controller.packs import PackSizes, most_wanted
+from orchestrator.tracking.machine import Machine
+from orchestrator.tracking.spool import Spool
+from trainer.data import copies
+from trainer.errors import Diverged, Stopped
+from trainer.packing import ALIKE
+from trainer.program import Program
+
+if TYPE_CHECKING:
+    from trainer.course import Order
+    from trainer.segment import Ending
+
+Returned = TypeVar("Returned")
+
+#: Seconds between heartbeats: several fit into a lease, and a pause is heard of within one.
+HEARTBEAT_SECONDS = 2.0
+
+#: Ready segments that a worker hears of at once, and the seconds for which it trusts their order: to find the most
+#: urgent of ten thousand costs more than a segment of a few steps does. Whether it can still be had, the claim checks.
+CANDIDATES = 64
+CANDIDATES_SECONDS = 1.0
+
+#: Log lines kept for the reason of a failure.
+LOG_LINES = 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker needs beside the ledger's own record of a segment."""
+
+    ledger_url: str
+    storage: str
+    """Root URL of checkpoints."""
+    controller: str
+    sweep_ids: tuple[int, ...] | None
+    """For which sweeps the controller was started (see `controllers.served`); None: every active one."""
+    logs: Path
+    home: Path
+    """Where the speeds of packs are kept."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the work on one segment ended."""
+
+    segment_key: str
+    attempt_id: int
+    state: AttemptState
+    steps: int
+    """Optimiser steps done by this attempt."""
+    seconds: float
+
+
+class Worker:
+    """Takes segments one after the other, on behalf of a controller."""
+
+    def __init__(
+        self, engine: Engine, assignment: Assignment, name: str, place: Place, *, workers: int = 1
+    ) -> None:
+        """`name`: "host:process id/trial", as the ledger shall show it. `place`: whose segments it takes up, beside how
+        many `workers`, itself counted.
+        """
+        self._workers = workers
+        self._engine = engine
+        self._place = place
+        self._assignment = assignment
+        self._name = name
+        self._candidates: collections.deque[str] = collections.deque()
+        self._candidates_until = 0.0
+        self._log_lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        handler = _Tail(self._log_lines)
+        logging.getLogger("trainer").addHandler(handler)
+        logging.getLogger("orchestrator").addHandler(handler)
+
+    def work(self, segment_key: str | None) -> list[Ended]:
+        """Carry out that segment, or, where it is not to be had, the most urgent one, and in one pack with it whatever
+        else it pays to train so. Empty: nothing is ready.
+        """
+        claim = self._claim(segment_key)
+        if claim is None:
+            return []
+        return self._carry_out([claim, *self._beside(claim)])
+
+    def _claim(self, segment_key: str | None) -> Claim | None:
+        def first_of(session: Session, keys: Iterable[str]) -> Claim | None:
+            for key in keys:
+                if claim := attempts.claim(session, key, self._assignment.controller, self._name):
+                    return claim
+            return None
+
+        def try_once() -> Claim | None:
+            with Session(self._engine) as session, session.begin():
+                if time.monotonic() > self._candidates_until:
+                    self._candidates.clear()
+                given = [] if segment_key is None else [segment_key]
+                if claim := first_of(session, itertools.chain(given, _drain(self._candidates))):
+                    return claim
+                placed = sweeps.by_place(
+                    session, controllers.served(session, self._assignment.sweep_ids)
+                ).get(self._place)
+                if placed is None:
+                    return None
+                found = segments.ready(session, sweep_ids=placed.sweep_ids, limit=CANDIDATES)
+                self._candidates.extend(found)
+                self._candidates_until = time.monotonic() + CANDIDATES_SECONDS
+                return first_of(session, _drain(self._candidates))
+
+        return patiently(try_once)
+
+    def _beside(self, claim: Claim) -> list[Claim]:
+        """Siblings of a segment in hand, claimed to be trained in one pack with it."""
+        pack = claim.execution.get("pack", "auto")
+        program = Program.from_dict(claim.program)
+        if (most := most_wanted(program, pack)) < 2:
+            return []
+
+        def at_hand() -> tuple[list[str], int]:
+            with Session(self._engine) as session:
+                placed = sweeps.by_place(
+                    session, controllers.served(session, self._assignment.sweep_ids)
+                ).get(self._place)
+                if placed is None:
+                    return [], 0
+                ids = placed.sweep_ids
+                keys = segments.siblings(session, claim.segment_key, ALIKE, sweep_ids=ids, limit=most - 1)
+                if pack != "auto" or not keys:
+                    return keys, len(keys)
+                return keys, len(segments.ready(session, sweep_ids=ids, limit=len(keys) + self._workers))
+
+        keys, ready = patiently(at_hand)
+        if not keys:
+            return []
+        if pack == "auto":
+            sizes = PackSizes(self._assignment.home, self._workers)
+            try:
+                # Measuring a shape takes longer than a lease lasts.
+                with Lease(self._engine, claim, Spool()):
+                    most = sizes.choose(
+                        program,
+                        lambda: self._data(claim, program),
+                        ready=ready,
+                        siblings=len(keys),
+                        steps=claim.end_step - (claim.resume_step or claim.start_step),
+                    )
+            except Exception:
+                # Trained alone, it says what is wrong and the attempt ends as what it is: here it would count as a
+                # worker that was killed, and be tried again without end.
+                log.exception("segment %s: no pack was measured", claim.segment_key[:12])
+                return []
+        claims: list[Claim] = []
+
+        def claim_next(key: str) -> Claim | None:
+            with Session(self._engine) as session, session.begin():
+                return attempts.claim(session, key, self._assignment.controller, self._name)
+
+        for key in keys:
+            if len(claims) + 1 < most and (taken := patiently(partial(claim_next, key))) is not None:
+                claims.append(taken)
+        return claims
+
+    def _data(self, claim: Claim, program: Program) -> Path:
+        if program.then is not None:  # its copy lies beside the first one's, where the trainer looks
+            copies.on_this_machine(Path(claim.data_path), program.then.data.digest, self._assignment.storage)
+        return copies.on_this_machine(Path(claim.data_path), program.data.digest, self._assignment.storage)
+
+    def _carry_out(self, claims: Sequence[Claim]) -> list[Ended]:
+        self._log_lines.clear()
+        began = time.monotonic()
+        leases = [Lease(self._engine, claim, Spool(Machine().sample)) for claim in claims]
+        ended: dict[int, Ended] = {}
+
+        def end(place: int, ending: Ending) -> None:
+            lease = leases[place]
+            state, step = self._settle(lease, ending)
+            begin = lease.claim.resume_step or lease.claim.start_step
+            key, attempt = lease.claim.segment_key, lease.claim.attempt_id
+            ended[place] = Ended(key, attempt, state, step - begin, time.monotonic() - began)
+
+        with ExitStack() as held:
+            for lease in leases:
+                held.enter_context(lease)
+            try:
+                # torch and transformers take seconds to import: only where there is something to train.
+                from trainer.segment import train_pack
+
+                orders = [self._order(lease) for lease in leases]
+                device = orders[0].program.numerics.device_type
+                for place, ending in train_pack(orders, device=device):
+                    end(place, ending)
+            except Exception as error:
+                # Of no single member: whoever has not ended, ends with it.
+                for place in set(range(len(leases))) - set(ended):
+                    end(place, error)
+        return [ended[place] for place in range(len(leases))]
+
+    def _order(self, lease: Lease) -> Order:
+        from trainer.course import Order
+
+        claim, execution = lease.claim, lease.claim.execution
+        program = Program.from_dict(claim.program)
+        return Order(
+            program=program,
+            start=claim.start_step,
+            end=claim.end_step,
+            data=self._data(claim, program),
+            parent=claim.parent_checkpoint,
+            output="/".join(
+                [self._assignment.storage, "segments", claim.segment_key[:2], claim.segment_key]
+                + [f"attempt-{claim.attempt_id}"]
+            ),
+            sink=lease.spool,
+            checkpoint_every=int(execution.get("checkpoint_every") or 0),
+            resume_from=claim.resume_from,
+            on_checkpoint=lease.note_checkpoint,
+            should_stop=lease.should_stop,
+            evaluate_every=int(execution.get("evaluate_every") or 0),
+            log_every=int(execution.get("log_every") or 10),
+        )
+
+    def _settle(self, lease: Lease, ending: Ending) -> tuple[AttemptState, int]:
+        """Tell the ledger how a segment ended: the state of its attempt, and the step it came to."""
+        attempt = lease.claim.attempt_id
+        if isinstance(ending, Stopped):
+            if lease.fenced:
+                return AttemptState.lost, ending.step
+            return self._end(lease, AttemptState.stopped, str(ending)), ending.step
+        if isinstance(ending, Diverged):
+            return self._end(lease, AttemptState.diverged, str(ending)), ending.step
+        if isinstance(ending, Exception):
+            log.error("segment %s failed", lease.claim.segment_key[:12], exc_info=ending)
+            reason = reason_of(ending, list(self._log_lines))
+            step = lease.spool.step or lease.claim.resume_step or lease.claim.start_step
+            return self._end(lease, AttemptState.failed, reason, kind_of(ending)), step
+        result = ending
+        state = lease.end(
+            lambda session: attempts.complete(session, attempt, result.to_dict(), result.checkpoint),
+            AttemptState.completed,
+        )
+        return state, result.step
+
+    def _end(
+        self, lease: Lease, state: AttemptState, reason: str, kind: AttemptEnd | None = None
+    ) -> AttemptState:
+        attempt = lease.claim.attempt_id
+
+        def write(session: Session) -> None:
+            if state is AttemptState.stopped:
+                attempts.stop(session, attempt, reason)
+            elif state is AttemptState.diverged:
+                attempts.diverge(session, attempt, reason)
+            else:
+                attempts.fail(session, attempt, kind or AttemptEnd.code, reason)
+
+        return lease.end(write, state)
+
+
+class Lease:
+    """A claim kept alive by a thread: heartbeats carry points and checkpoints to the ledger and bring back orders."""
+
+    def __init__(self, engine: Engine, claim: Claim, spool: Spool) -> None:
+        self.claim = claim
+        self.fenced = False
+        self._engine = engine
+        self.spool = spool
+        self._stop_training = threading.Event()
+        self._over = threading.Event()
+        self._writing = threading.Lock()
+        self._checkpoint: tuple[str, int] | None = None
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def should_stop(self) -> bool:
+        """Whether the ledger told the worker to stop, or to give up."""
+        return self._stop_training.is_set()
+
+    def note_checkpoint(self, url: str, step: int) -> None:
+        """Tell the ledger, now or with the next heartbeat that reaches it, that the work can go on from there."""
+        self._checkpoint = (url, step)
+        try:
+            if self._write() is not Verdict.go_on:
+                self._stop_training.set()
+        except DBAPIError as error:
+            log.warning("the ledger did not take a checkpoint yet: %s", error.orig)
+        except Fenced:
+            self._give_up()
+
+    def end(self, write: Callable[[Session], None], state: AttemptState) -> AttemptState:
+        """Store what is left and end the attempt in one transaction; `lost` if it was taken away meanwhile."""
+        self._over.set()
+
+        def once() -> None:
+            self._write(then=write, everything=True)
+
+        try:
+            patiently(once)
+        except Fenced:
+            # The commit may have arrived and its acknowledgement not.
+            return state if patiently(self._state) is state else AttemptState.lost
+        return state
+
+    def _state(self) -> AttemptState:
+        with Session(self._engine) as session:
+            return session.get_one(Attempt, self.claim.attempt_id).state
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            try:
+                if self._write() is not Verdict.go_on:
+                    self._stop_training.set()
+            except Fenced:
+                self._give_up()
+                return
+            except DBAPIError as error:
+                log.warning("no heartbeat: %s", error.orig)
+
+    def _give_up(self) -> None:
+        self.fenced = True
+        self._stop_training.set()
+
+    def _write(self, *, then: Callable[[Session], None] | None = None, everything: bool = False) -> Verdict:
+        """One transaction: the spool's finished steps, the newest checkpoint, the heartbeat; and `then`."""
+        attempt = self.claim.attempt_id
+        with self._writing:
+            checkpoint = self._checkpoint
+            batch = self.spool.batch(
+                up_to=self.claim.end_step if everything else checkpoint and checkpoint[1]
+            )
+            with Session(self._engine) as session, session.begin():
+                points.insert(session, attempt, self.claim.segment_key, batch)
+                if checkpoint is not None:
+                    attempts.progress_checkpoint(session, attempt, checkpoint[1], checkpoint[0])
+                verdict = attempts.heartbeat(
+                    session,
+                    attempt,
+                    step=self.spool.step or self.claim.resume_step or self.claim.start_step,
+                    loss=self.spool.loss,
+                )
+                if verdict is Verdict.fenced:
+                    raise Fenced(f"attempt {attempt} no longer holds its segment")
+                if then is not None:
+                    then(session)
+            self.spool.taken(batch)
+            if self._checkpoint == checkpoint:
+                self._checkpoint = None
+            return verdict
+
+
+def _drain(queue: collections.deque[str]) -> Iterator[str]:
+    while queue:
+        yield queue.popleft()
+
+
+def patiently(action: Callable[[], Returned]) -> Returned:
+    """Do it, again and again while the ledger does not answer: without it there is nothing else to do, and what is to
+    be said must not be lost. Raises what `action` raises when that is something else.
+    """
+    pause = 0.05
+    while True:
+        try:
+            return action()
+        except DBAPIError as error:
+            # A broken constraint or a wrong statement does not pass; a dead connection, a deadlock, a shutdown may.
+            if not _passing(error):
+                raise
+            log.warning("waiting for the ledger: %s", error.orig)
+            time.sleep(pause)
+            pause = min(2.0, pause * 2)
+
+
+def _passing(error: DBAPIError) -> bool:
+    state = str(getattr(error.orig, "sqlstate", None) or "08")
+    # Connection, rollback by conflict, out of resources, operator's shutdown or crash.
+    return state[:2] in ("08", "40", "53", "57")
+
+
+class _Tail(logging.Handler):
+    """Keeps the last lines that were logged."""
+
+    def __init__(self, lines: collections.deque[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage()[:500])

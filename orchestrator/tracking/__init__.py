@@ -1,0 +1,1 @@
+"""Tracking: metric points on their way from the trainer to the ledger, and from the ledger to MLflow."""

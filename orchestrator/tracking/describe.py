@@ -1,0 +1,163 @@
+"""What people read in MLflow: a sweep's note, a cell's parameters, the metrics of an end and of a law."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fitter.law import Law
+from ledger.models import Sweep
+from ledger.points import Point
+
+#: Cell column → the name of the parameter in MLflow.
+PARAMETERS = {
+    "sparsity": "S",
+    "nonzero_params": "N",
+    "data": "D",
+    "pattern": "pattern",
+    "method": "method",
+    "seed": "seed",
+    "dense_params": "dense_params",
+    "steps": "steps",
+    "family": "family",
+    "batch_size": "batch_size",
+    "sequence_length": "sequence_length",
+}
+
+#: Entry of a segment's result → the name of the final metric.
+FINAL = {
+    "nonzero_params": "final/nonzero_params",
+    "sparsity_reached": "final/sparsity",
+    "tokens": "final/tokens",
+    "repeats": "final/repeats",
+    "run_density": "final/average_density",
+    "run_flops": "final/flops",
+    "run_sparse_flops": "final/sparse_flops",
+    "mask_ms": "final/mask_ms",
+    "mask_bytes_per_weight": "final/mask_bytes_per_weight",
+}
+
+
+def description(sweep: Sweep, law: Mapping[str, Any] | None = None) -> str:
+    """Markdown: the question, the grid and the answer of the newest law document so far."""
+    spec = sweep.spec
+    grid = "\n".join(f"- **{name}**: {_values(values)}" for name, values in (spec.get("grid") or {}).items())
+    data = spec.get("data") or {}
+    return (
+        f"How sparse should a {(spec.get('model') or {}).get('family', 'model')} be on "
+        f"{data.get('source', 'these data')}? This sweep trains every cell of the grid below and fits the sparsity "
+        "scaling law L(S, N, D) whenever runs complete.\n\n"
+        f"{grid}\n\n"
+        f"{answer(law)}\n\n"
+        "S: fraction of weights pruned. N: non-zero parameters. D: training data (tokens or images). "
+        "Loss: validation loss, nats per target.\n\n"
+        "Runs tagged `lacuna.kind = cell` are the cells: group and filter them by the tags `sparsity`, "
+        "`nonzero_params`, `method`, `pattern` and `status`, and set the x-axis of a chart to the metric `tokens` to "
+        "compare lengths and batch sizes. `lacuna.kind = fit` are versions of the law, with coefficients as metrics, "
+        "plots and the law document as artifacts; `lacuna.kind = law` has the coefficients over the versions. A "
+        "cell's history includes the trunk it shares with others, which was trained once; `segments` names it."
+    )
+
+
+def answer(law: Mapping[str, Any] | None) -> str:
+    """Markdown: how sparse the sweep's own models should be, as far as the law knows."""
+    if law is None:
+        return "**The answer so far**: none; the law is fitted as soon as the completed runs identify it."
+    lines = [f"**The answer so far** (law from {law['runs']} runs, form `{law['form']}`):"]
+    ranges = (law.get("diagnostics") or {}).get("ranges") or {}
+    if law.get("gain") and "nonzero_params" in ranges and "data" in ranges:
+        lines += [f"- {sentence}" for sentence in _optima(Law.from_document(law), ranges)]
+    for sparsity, gain in (law.get("gain") or {}).items():
+        if gain.get("value") is not None:
+            ends = "" if gain.get("low") is None else f" ({gain['low']:.3g} to {gain['high']:.3g})"
+            lines.append(
+                f"- at {100 * float(sparsity):g} % a model is worth a dense one {gain['value']:.3g}{ends} "
+                "times as large"
+            )
+    return "\n".join(lines)
+
+
+def _optima(law: Law, ranges: Mapping[str, Any]) -> list[str]:
+    """One sentence for the smallest and the largest model, trained with four times the budget of the longest run."""
+    said = []
+    for size in dict.fromkeys(ranges["nonzero_params"]):
+        budget = 24 * size * ranges["data"][1]
+        best = law.optimum(size, budget)
+        low, high = float(best.low), float(best.high)
+        ends = (
+            f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if low == low else ""
+        )
+        said.append(
+            f"with {size:.3g} non-zero parameters and {budget:.3g} FLOPs make it {100 * float(best.sparsity):.3g} % "
+            f"sparse{ends}"
+        )
+    return said
+
+
+def tags(cell: Mapping[str, Any], path: Sequence[str]) -> dict[str, str]:
+    """What people group and filter a sweep's runs by. `path`: keys of the run's segments, trunk first."""
+    named = {
+        name: _number(cell[name])
+        for name in ("sparsity", "nonzero_params", "method", "pattern", "family", "seed")
+        if cell.get(name) is not None
+    }
+    return named | ({"segments": " ".join(key[:12] for key in path)} if path else {})
+
+
+def with_tokens(history: Sequence[Point], cell: Mapping[str, Any]) -> list[Point]:
+    """A run's points with a metric `tokens` at every step: an axis on which runs of any batch size compare."""
+    if not cell.get("steps") or not cell.get("data"):
+        return list(history)
+    per_step = float(cell["data"]) / float(cell["steps"])
+    found: list[Point] = []
+    for point in history:
+        if not found or found[-1].step != point.step:
+            found.append(Point(point.step, "tokens", point.step * per_step, point.milliseconds))
+        found.append(point)
+    return found
+
+
+def parameters(cell: Mapping[str, Any]) -> dict[str, str]:
+    """A cell as MLflow parameters: numbers as short as they are exact."""
+    return {
+        name: _number(cell[column]) for column, name in PARAMETERS.items() if cell.get(column) is not None
+    }
+
+
+def final_metrics(loss: float, result: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a run that completed."""
+    return {"final/loss": loss} | {
+        name: float(result[entry]) for entry, name in FINAL.items() if result.get(entry) is not None
+    }
+
+
+def law_metrics(document: Mapping[str, Any]) -> dict[str, float]:
+    """Coefficients, their intervals (`a_S/low`, `a_S/high`), gains and diagnostics of a law document."""
+    metrics = {name: float(value) for name, value in document["coefficients"].items()}
+    for name, interval in (document.get("intervals") or {}).items():
+        metrics |= {f"{name}/{end}": interval[end] for end in ("low", "high") if _finite(interval.get(end))}
+    for sparsity, gain in (document.get("gain") or {}).items():
+        value = gain.get("gain", gain.get("value")) if isinstance(gain, Mapping) else gain
+        if _finite(value):
+            metrics[f"gain/{sparsity}"] = value
+    if _finite(document.get("objective")):
+        metrics["objective"] = document["objective"]
+    for name, value in (document.get("diagnostics") or {}).items():
+        if _finite(value):
+            metrics[f"diagnostics/{name}"] = float(value)
+    return metrics
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _values(values: Any) -> str:
+    return ", ".join(map(_number, values)) if isinstance(values, list) else _number(values)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    return str(value)

@@ -1,0 +1,193 @@
+"""The mirror in a process of its own, beside a controller: MLflow's 200 MB and its work stay off the controller.
+
+The process runs until its standard input ends, which happens when its controller ends, however it ends. Then it brings
+MLflow up to date once more and goes. What troubles it goes to standard output, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from ledger.engine import connect as connect_ledger
+from ledger.engine import ledger_url
+from ledger.errors import LedgerError
+from ledger.settings import Settings
+from orchestrator.tracking import store
+from orchestrator.tracking.errors import TrackingError
+
+#: Seconds between two looks at the ledger.
+PERIOD_SECONDS = 3.0
+
+#: Longest pause, in seconds, between two attempts to reach an MLflow that does not answer.
+LONGEST_PAUSE = 60.0
+
+#: Seconds that a controller waits at its end for a mirror that has much to write.
+FAREWELL_SECONDS = 120.0
+
+#: Advisory lock on the ledger that the one mirror holds.
+MIRROR_LOCK = 0x1AC0_0004
+
+log = logging.getLogger("orchestrator.tracking")
+
+
+@contextmanager
+def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> Iterator[None]:
+    """MLflow follows the ledger while the block runs, and is up to date after it, if it can be reached.
+
+    `on_trouble` is called from another thread with one line when MLflow does not answer, and None when it does again.
+    """
+    environment = {
+        **os.environ,
+        **store.CLIENT_ENVIRONMENT,
+        "MPLCONFIGDIR": str(
+            settings.home / "cache" / "matplotlib"
+        ),  # its font cache, else in the user's home
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    given = {
+        "home": str(settings.home),
+        "database_url": ledger_url(settings),
+        "embedded": settings.database_url is None,
+        "tracking_uri": settings.tracking_uri,
+    }
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    with open(settings.logs / "mirror.log", "ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.tracking.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            text=True,
+            # Ctrl-C is for the controller, which then ends our input.
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(given) + "\n")
+    process.stdin.flush()
+    output = process.stdout
+
+    def listen() -> None:
+        for line in output:
+            on_trouble(json.loads(line)["trouble"])
+
+    listener = threading.Thread(target=listen, name="mirror", daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(FAREWELL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+        listener.join()
+        output.close()
+
+
+def catch_up(settings: Settings, engine: Engine) -> str | None:
+    """Bring MLflow up to date once, where it lacks something; what troubled it, in one line."""
+    from orchestrator.tracking.lacking import behind
+
+    with Session(engine) as session:
+        if not behind(session):
+            return None
+    troubles: list[str | None] = [None]
+    with mirroring(settings, troubles.append):
+        pass
+    return troubles[-1]
+
+
+def main() -> None:
+    """The process: settings on the first line of standard input, then nothing until its end."""
+    os.nice(10)
+    given = json.loads(sys.stdin.readline())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings(
+        home=Path(given["home"]), database_url=given["database_url"], tracking_uri=given["tracking_uri"]
+    )
+    ending = threading.Event()
+    threading.Thread(target=_await_end, args=[ending], daemon=True).start()
+    _follow(settings, ending)
+
+
+def _await_end(ending: threading.Event) -> None:
+    while sys.stdin.readline():
+        pass
+    ending.set()
+
+
+def _follow(settings: Settings, ending: threading.Event) -> None:
+    """Sync until the end, and once more after it. Troubles are told once each, and when they are over."""
+    told: str | None = None
+    pause = PERIOD_SECONDS
+    engine: Engine | None = None
+    holder: Connection | None = None
+    mirror = None
+    while True:
+        last = ending.is_set()
+        try:
+            if engine is None:
+                engine = connect_ledger(settings.database_url or "", pool_size=2)
+                holder = _only_mirror(engine, ending)
+                if holder is None:
+                    return
+            if mirror is None:
+                from orchestrator.tracking.mlflow_mirror import Mirror
+
+                root = (
+                    None
+                    if store.artifact_location(settings, "") is None
+                    else store.artifacts(settings).as_uri()
+                )
+                mirror = Mirror(engine, store.connect(settings), root)
+            began = time.monotonic()
+            written = mirror.sync()
+            if written:
+                log.info("%d points, ends and fits in %.1f s", written, time.monotonic() - began)
+            trouble, pause = None, PERIOD_SECONDS
+        except (TrackingError, LedgerError) as error:
+            trouble, mirror = str(error), None
+        except DBAPIError as error:
+            trouble, mirror = f"a database does not answer: {str(error.orig).splitlines()[0]}", None
+        except Exception as error:
+            # Whatever MLflow raises for a store that went away; the next round makes a new client.
+            log.exception("MLflow")
+            trouble, mirror = str(store.unreachable(store.tracking_uri(settings), error)), None
+        if trouble is not None:
+            log.warning("%s", trouble)
+            pause = min(LONGEST_PAUSE, pause * 2)
+        if trouble != told:
+            print(json.dumps({"trouble": trouble}), flush=True)
+            told = trouble
+        if last:
+            return
+        ending.wait(pause)
+
+
+def _only_mirror(engine: Engine, ending: threading.Event) -> Connection | None:
+    """Wait until no other mirror follows this ledger; the connection that holds the lock. None: the end came first."""
+    holder = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    while not holder.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": MIRROR_LOCK}):
+        if ending.wait(PERIOD_SECONDS):
+            return None
+    return holder
+
+
+if __name__ == "__main__":
+    main()

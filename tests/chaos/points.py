@@ -1,0 +1,72 @@
+"""The named points at which the chaos tests kill, and what they kill there."""
+
+from __future__ import annotations
+
+#: Module, function (or Class.method), name of the point before it, name of the point after it.
+PLACES: list[tuple[str, str, str | None, str | None]] = [
+    ("ledger.controllers", "register", "leading, not registered", "registered, not committed"),
+    ("ledger.attempts", "fence_off", None, "during takeover: fenced off, not committed"),
+    ("ledger.attempts", "claim", "before claim", "claimed, not committed"),
+    ("orchestrator.controller.worker", "Worker._carry_out", "after claim", "between two segments"),
+    ("trainer.checkpoint", "load", "before the state is loaded", "after the state is loaded"),
+    ("trainer.run", "Run.advance", "mid-step", "after a step"),
+    ("trainer.run", "Run.evaluate", "before evaluation", "after evaluation"),
+    ("trainer.checkpoint", "save", "before checkpoint", None),
+    ("trainer.storage", "_flush_folder", "checkpoint renamed, not flushed", None),
+    (
+        "orchestrator.controller.worker",
+        "Lease.note_checkpoint",
+        "after checkpoint, before ledger",
+        "after checkpoint",
+    ),
+    ("ledger.points", "insert", "before points", "points inserted, not committed"),
+    ("ledger.attempts", "progress_checkpoint", None, "checkpoint noted, not committed"),
+    ("ledger.attempts", "heartbeat", "before heartbeat", "heartbeat, not committed"),
+    ("ledger.attempts", "complete", "before complete", "completed, not committed"),
+    ("orchestrator.controller.worker", "Lease.end", None, "after complete"),
+    ("orchestrator.controller.searcher", "LedgerSearcher.suggest", "before a trial", "trial suggested"),
+    ("orchestrator.controller.execution", "carry_out", "before Ray", "after Ray"),
+    ("fitter.refit", "Refitter.refit", "before refit", "after refit"),
+    ("ledger.controllers", "end", "before the controller's end", "the controller's end, not committed"),
+    ("orchestrator.tracking.mlflow_mirror", "Mirror.sync", "before mirror", "after mirror"),
+    ("orchestrator.tracking.mlflow_mirror", "Mirror._mlflow_run", None, "during mirror: run made, not noted"),
+    ("orchestrator.tracking.mlflow_mirror", "Mirror._log", None, "during mirror: points sent, not noted"),
+]
+
+#: Who is killed where, in this order. "self" is whichever process is at the point: a worker, the mirror or the
+#: controller.
+SCRIPT: list[tuple[str, str]] = [
+    ("leading, not registered", "self"),
+    ("registered, not committed", "self"),
+    ("before Ray", "controller"),
+    ("before a trial", "controller"),
+    ("before claim", "self"),
+    ("claimed, not committed", "self"),
+    ("after claim", "self"),
+    ("mid-step", "self"),
+    ("before checkpoint", "self"),
+    ("checkpoint renamed, not flushed", "self"),
+    ("after checkpoint, before ledger", "self"),
+    ("checkpoint noted, not committed", "self"),
+    ("before the state is loaded", "self"),
+    ("points inserted, not committed", "self"),
+    ("mid-step", "postgres"),
+    ("after checkpoint, before ledger", "postgres"),
+    ("before evaluation", "self"),
+    ("during mirror: run made, not noted", "self"),
+    ("mid-step", "controller"),
+    ("during takeover: fenced off, not committed", "self"),
+    ("during mirror: points sent, not noted", "controller"),
+    ("after a step", "raylet"),
+    ("after checkpoint", "gcs_server"),
+    ("heartbeat, not committed", "controller"),
+    ("before complete", "self"),
+    ("completed, not committed", "self"),
+    ("before complete", "postgres"),
+    ("after complete", "self"),
+    ("after complete", "controller"),
+    ("before refit", "controller"),
+    ("after refit", "controller"),
+    ("before the controller's end", "controller"),
+    ("the controller's end, not committed", "postgres"),
+]

@@ -1,0 +1,157 @@
+"""Ray clusters of several nodes on this machine: a `ray start` for each, with token authentication."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+#: Seconds that a node may need to come up on a loaded machine.
+START_SECONDS = 180.0
+
+
+class Cluster:
+    """A head without CPUs, and nodes that join it. Each has a loopback address of its own, as machines do."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="lrc-"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": str(int(START_SECONDS)),
+            "PYTHONPATH": os.getcwd(),
+        }
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self._addresses: dict[str, str] = {}
+        self._start(
+            "head",
+            ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}/r"],
+            1,
+            0,
+            {},
+        )
+
+    def add(self, name: str, *, cores: int, resources: Mapping[str, float]) -> None:
+        """Start a node that joins."""
+        self._start(name, [f"--address={self.address}"], len(self._addresses) + 1, cores, resources)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of all that the node runs, at once."""
+        process = self._nodes.pop(name)
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def pids(self) -> dict[str, int]:
+        """Name of each living node → the process above all of its."""
+        return {name: process.pid for name, process in self._nodes.items()}
+
+    def id_of(self, name: str) -> str | None:
+        """Ray's id of a node, once it has joined."""
+        query = (
+            "import ray; ray.init(log_to_driver=False, logging_level='ERROR')\n"
+            "for node in ray.nodes():\n"
+            "    if node['Alive']: print(node['NodeID'], *node['Resources'])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", query],
+            env={**self.environment, "RAY_ADDRESS": self.address},
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        mark = f"node:{self._addresses[name]}"
+        return next((line.split()[0] for line in done.stdout.splitlines() if mark in line.split()), None)
+
+    def drain(self, name: str) -> None:
+        """Tell Ray that the node will go away, as a preemption notice does, and take it away."""
+        node = self.id_of(name)
+        assert node is not None, self.tells()
+        notice = [
+            "drain-node",
+            "--address",
+            self.address,
+            "--node-id",
+            node,
+            "--deadline-remaining-seconds",
+            "1",
+        ]
+        notice += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        self.ray(*notice, check=True)
+        self.kill(name)
+
+    def ray(self, *arguments: str, check: bool = False) -> str:
+        """What `ray …` prints. With `check` it must succeed."""
+        done = subprocess.run(
+            [*RAY, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for name in list(self._nodes):
+            self.kill(name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def tells(self) -> str:
+        """What the nodes printed."""
+        return "\n".join(
+            f"-- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self._folder.glob("*.log"))
+        )
+
+    def _start(
+        self, name: str, how: list[str], number: int, cores: int, resources: Mapping[str, float]
+    ) -> None:
+        self._addresses[name] = f"127.0.0.{number}"
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as output:
+            self._nodes[name] = subprocess.Popen(
+                [
+                    *(*RAY, "start", *how, "--block", f"--node-ip-address=127.0.0.{number}"),
+                    *(f"--num-cpus={cores}", "--num-gpus=0", "--object-store-memory=80000000"),
+                    *("--disable-usage-stats", f"--resources={json.dumps(dict(resources))}"),
+                ],
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+
+RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A head, for as long as the block runs."""
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        made.close()

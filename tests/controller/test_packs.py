@@ -1,0 +1,205 @@
+"""A worker that takes siblings together: each member has its own claim, lease, fence and end. No Ray here."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from ledger import attempts, controllers
+from ledger.models import AttemptState
+from ledger.settings import Settings
+from ledger.sweeps import Place
+from orchestrator.controller.packs import PackSizes
+from orchestrator.controller.worker import Assignment, Worker
+from orchestrator.submit import submit_text
+from tests.controller import tiny
+from tests.controller.watching import completed_twice, losses, rows, until
+
+
+def submit(settings: Settings, engine: Engine, *, seeds: str, pack: str, steps: int, every: int = 10) -> None:
+    """Runs of one shape and length that differ in nothing but their seed."""
+    spec = tiny.spec_text(
+        settings.home, sparsity="[0.5]", steps=f"[{steps}]", checkpoint_every=every, attempts=2
+    )
+    spec = spec.replace("  steps:", f"  seed: {seeds}\n  steps:").replace("batch_size: 4", "batch_size: 16")
+    submit_text(settings, engine, spec.replace("log_every: 5", f"log_every: 5, pack: {pack}"))
+
+
+def worker(settings: Settings, engine: Engine, controller: str = "one", workers: int = 1) -> Worker:
+    with Session(engine) as session, session.begin():
+        controllers.register(session, controller)
+        attempts.fence_off(session, controller)
+    assignment = Assignment(
+        ledger_url=settings.database_url or "",
+        storage=settings.storage,
+        controller=controller,
+        sweep_ids=None,
+        logs=settings.logs,
+        home=settings.home,
+    )
+    return Worker(engine, assignment, "here:1/trial", Place("local", "cpu"), workers=workers)
+
+
+def states(worker: Worker) -> list[str]:
+    """How the members of the next pack ended."""
+    return [ended.state.value for ended in worker.work(None)]
+
+
+def members(engine: Engine) -> list[int]:
+    return [
+        row.members
+        for row in rows(engine, "SELECT (result ->> 'members')::int AS members FROM segments ORDER BY key")
+    ]
+
+
+def test_siblings_are_trained_together_and_have_the_losses_of_runs_alone(
+    settings: Settings, engine: Engine
+) -> None:
+    submit(settings, engine, seeds="[0, 1, 2]", pack="4", steps=20)
+    one = worker(settings, engine)
+    # The dense beginning of each seed, then its pruned rest: two packs of three.
+    assert states(one) == ["completed"] * 3
+    assert states(one) == ["completed"] * 3
+    assert one.work(None) == []
+    assert members(engine) == [3] * 6
+    assert completed_twice(engine) == []
+    assert rows(engine, "SELECT count(*) FROM attempts") == [(6,)]
+    packed = losses(engine)
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE sweeps, segments CASCADE"))
+    submit(settings, engine, seeds="[0, 1, 2]", pack="1", steps=20)
+    while states(one):
+        pass
+    assert members(engine) == [1] * 6
+    # On the CPU, with batches of 16, no bit changes.
+    assert losses(engine) == packed
+
+
+def test_a_member_that_diverges_ends_alone(settings: Settings, engine: Engine) -> None:
+    submit(settings, engine, seeds="[0, 1, 2]", pack="auto", steps=40)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE segments SET program = jsonb_set(program, '{learning_rate,base}', '1e6')
+                WHERE (program ->> 'seed')::int = 1
+            """)
+        )
+    one = worker(settings, engine)
+    assert sorted(states(one)) == ["completed", "completed", "diverged"]
+    assert states(one) == ["completed", "completed"]
+    assert rows(engine, "SELECT state, count(*) FROM runs GROUP BY state ORDER BY state") == [
+        ("completed", 2),
+        ("diverged", 1),
+    ]
+
+
+def test_a_member_that_nobody_wants_any_more_is_split_off_and_the_rest_goes_on(
+    settings: Settings, engine: Engine
+) -> None:
+    submit(settings, engine, seeds="[0, 1]", pack="2", steps=400)
+    one = worker(settings, engine)
+    assert states(one) == ["completed"] * 2
+    ended: list[AttemptState] = []
+    training = threading.Thread(target=lambda: ended.extend(each.state for each in one.work(None)))
+    training.start()
+    until(lambda: rows(engine, "SELECT 1 FROM attempts WHERE state = 'running' AND step > started_step"))
+    with engine.begin() as connection:
+        # What cancelling does to a run, done to one of the two.
+        connection.execute(text("UPDATE runs SET state = 'failed' WHERE (cell ->> 'seed')::int = 1"))
+    training.join()
+    assert sorted(ended) == [AttemptState.completed, AttemptState.stopped]
+    [kept, _] = rows(engine, "SELECT state, loss FROM runs ORDER BY (cell ->> 'seed')::int")
+    assert kept.state == "completed"
+    [stopped] = rows(engine, "SELECT step FROM attempts WHERE state = 'stopped'")
+    assert 100 < stopped.step < 400
+
+
+def test_killed_with_a_pack_in_hand_another_worker_ends_it_with_the_same_bits(
+    settings: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    submit(settings, engine, seeds="[0, 1]", pack="auto", steps=400, every=20)
+    code = f"""
+from sqlalchemy import create_engine
+from ledger.engine import connect
+from ledger.settings import Settings
+from pathlib import Path
+from tests.controller.test_packs import worker
+settings = Settings(home=Path({str(settings.home)!r}), database_url={settings.database_url!r})
+one = worker(settings, connect(settings.database_url), "killed")
+while one.work(None):
+    pass
+"""
+    first = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        until(
+            lambda: rows(
+                engine,
+                "SELECT 1 FROM attempts JOIN segments ON key = segment_key WHERE attempts.state = 'running' "
+                "AND progress_step > 100 HAVING count(*) = 2",
+            ),
+            seconds=240,
+        )
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    two = worker(settings, engine, "next")
+    while states(two):
+        pass
+    assert completed_twice(engine) == []
+    assert rows(engine, "SELECT count(*) FROM attempts WHERE state = 'lost'") == [(2,)]
+    assert [
+        int(count)
+        for (count,) in rows(
+            engine,
+            """SELECT count(*) FROM metric_points JOIN run_segments USING (segment_key)
+               WHERE name = 'loss' GROUP BY run_id""",
+        )
+    ] == [80, 80]
+    disturbed = losses(engine)
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE sweeps, segments CASCADE"))
+    submit(settings, engine, seeds="[0, 1]", pack="1", steps=400, every=0)
+    while states(two):
+        pass
+    assert losses(engine) == disturbed
+
+
+def test_what_another_worker_could_begin_with_is_left_to_it(settings: Settings, engine: Engine) -> None:
+    submit(settings, engine, seeds="[0, 1]", pack="auto", steps=20)
+    one = worker(settings, engine, workers=2)
+    assert states(one) == ["completed"]
+
+
+@pytest.mark.parametrize("batch", ["4", "16"])
+def test_on_the_cpu_nothing_is_packed_by_itself_that_would_change_a_bit(
+    settings: Settings, engine: Engine, batch: str
+) -> None:
+    submit(settings, engine, seeds="[0, 1]", pack="auto", steps=20)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE segments SET program = jsonb_set(program, '{batch_size}', :batch)"),
+            {"batch": batch},
+        )
+    assert len(states(worker(settings, engine))) == (2 if batch == "16" else 1)
+
+
+def test_where_packs_cannot_be_measured_the_segment_is_trained_alone(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise RuntimeError("no memory to measure in")
+
+    monkeypatch.setattr(PackSizes, "choose", broken)
+    submit(settings, engine, seeds="[0, 1]", pack="auto", steps=20)
+    one = worker(settings, engine)
+    while one.work(None):
+        pass
+    assert members(engine) == [1] * len(members(engine))
+    assert rows(engine, "SELECT DISTINCT state FROM attempts") == [("completed",)]

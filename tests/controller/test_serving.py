@@ -1,0 +1,78 @@
+"""Controllers that stay, and runs that hand their sweeps over to them: real processes on one ledger."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from ledger.settings import Settings
+from tests.controller import tiny
+from tests.controller.processes import ControllerProcess
+from tests.controller.watching import completed_twice, rows, scene, until
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture
+def started() -> Iterator[list[ControllerProcess]]:
+    """Processes to end with the test."""
+    processes: list[ControllerProcess] = []
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+def test_one_leads_others_hand_over_or_stand_by_and_take_over(
+    settings: Settings, engine: Engine, started: list[ControllerProcess]
+) -> None:
+    def start(sweep: str | None) -> ControllerProcess:
+        started.append(ControllerProcess(settings, sweep))
+        return started[-1]
+
+    def saw() -> str:
+        return "\n".join([scene(engine, settings.home), *(process.tells() for process in started)])
+
+    def wait(condition: Callable[[], Any]) -> Any:
+        return until(condition, saw=saw)
+
+    def completed(sweep: str) -> bool:
+        return rows(engine, "SELECT state FROM sweeps WHERE name = :name", name=sweep) == [("completed",)]
+
+    leader = start(None)
+    wait(lambda: rows(engine, "SELECT 1 FROM controllers"))
+    tiny.submit(settings, "one", sparsity="[0.5]", steps="[20]")
+    wait(lambda: completed("one"))
+
+    # `lacuna run` beside a controller that stays: its sweep is trained there, and it ends with it.
+    tiny.submit(settings, "two", sparsity="[0]", steps="[40]")
+    assert start("two").says() == "ok", saw()
+    assert rows(engine, "SELECT count(*) FROM controllers") == [(1,)]
+
+    # The leader dies in the middle: whoever waits takes over.
+    standby = start(None)
+    tiny.submit(settings, "three", sparsity="[0.5]", steps="[800]", checkpoint_every=40)
+    follower = start("three")
+    wait(
+        lambda: rows(
+            engine, "SELECT 1 FROM attempts JOIN segments ON key = segment_key WHERE progress_step > 200"
+        )
+    )
+    wait(lambda: rows(engine, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2"))
+    leader.kill()
+    assert follower.says() == "ok", saw()
+    assert rows(engine, "SELECT 1 FROM attempts WHERE kind = 'fenced'"), saw()
+    assert completed_twice(engine) == []
+
+    # Who stands by outlives the follower, and ends in good order when told to.
+    tiny.submit(settings, "four", sparsity="[0.5]", steps="[60]")
+    wait(lambda: completed("four"))
+    standby.process.send_signal(signal.SIGTERM)
+    assert standby.says().startswith("stopped at checkpoints; 0 of 4"), saw()
+    assert standby.process.returncode == 0
+    assert rows(
+        engine, "SELECT 1 FROM controllers WHERE process = :pid AND ended_at IS NOT NULL", pid=standby.pid
+    )

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from sqlalchemy import Engine, select, update
+from sqlalchemy.orm import Session
+
+from fitter.imports import import_table
+from fitter.refit import Refitter
+from ledger import attempts, points
+from ledger.models import Run, Sweep
+from ledger.settings import Settings
+from orchestrator.tracking import store
+from orchestrator.tracking.mlflow_mirror import Mirror, batches
+from orchestrator.tracking.process import mirroring
+from tests.ledger.forests import plant, run, segment
+from tests.tracking.sweep_with_law import finish, finish_all, plant_grid
+
+
+@pytest.fixture
+def mirror(settings: Settings, engine: Engine) -> Mirror:
+    """A mirror of the test's ledger, in the database `mlflow` on the session's server."""
+    return Mirror(engine, store.connect(settings), store.artifacts(settings).as_uri())
+
+
+@pytest.fixture
+def client(settings: Settings) -> MlflowClient:
+    """A client of one's own."""
+    return MlflowClient(tracking_uri=store.tracking_uri(settings))
+
+
+def found(client: MlflowClient, sweep: str) -> dict[str, Any]:
+    """Name of each MLflow run of a sweep → the run."""
+    experiment = client.get_experiment_by_name(sweep)
+    assert experiment is not None
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_runs_that_were_imported_are_shown_with_their_losses(
+    session: Session, engine: Engine, mirror: Mirror, client: MlflowClient
+) -> None:
+    table = [
+        {
+            "sparsity": 0.5,
+            "nonzero_params": 1e6,
+            "data": 1e9,
+            "loss": 2.5,
+            "method": "theirs",
+            "cluster": "a",
+        },
+        {"sparsity": 0, "nonzero_params": 1e6, "data": 1e9, "loss": 2.75},
+    ]
+    import_table(engine, "imported", table)
+    mirror.sync()
+    shown = found(client, "imported")
+    assert set(shown) == {"N=1M S=50% D=1B theirs", "N=1M S=0% D=1B dense"}
+    run = shown["N=1M S=50% D=1B theirs"]
+    assert (run.info.status, run.data.metrics["final/loss"]) == ("FINISHED", 2.5)
+    assert run.data.tags["lacuna.imported"] == "true"
+
+
+def test_a_runs_history_is_whole_with_the_points_of_its_trunk(
+    session: Session, engine: Engine, mirror: Mirror, client: MlflowClient
+) -> None:
+    parts = [segment("t", None, 0, 50), segment("a", "t", 50, 100), segment("b", "t", 50, 100)]
+    plant(session, "whole", parts, [run("t", "a", name="A", sparsity=0.75), run("t", "b", name="B")])
+    finish(engine, "t", 3.0)
+    mirror.sync()
+    finish(engine, "a", 2.0)
+    mirror.sync()
+    shown = found(client, "whole")
+    history = client.get_metric_history(shown["A"].info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(10, 3.0), (50, 3.0), (60, 2.0), (100, 2.0)]
+    assert len(client.get_metric_history(shown["B"].info.run_id, "loss")) == 2
+    assert shown["A"].info.status == "FINISHED"
+    assert shown["B"].info.status == "RUNNING"
+    assert shown["A"].data.metrics["final/loss"] == 2.0
+    assert shown["A"].data.params["S"] == "0.75"
+    assert {"S", "N", "D", "seed", "steps"} <= set(shown["A"].data.params)
+    note = client.get_experiment_by_name("whole").tags["mlflow.note.content"]
+    assert "How sparse" in note
+    assert "**The answer so far**: none" in note
+    tags = shown["A"].data.tags
+    assert (tags["sparsity"], tags["nonzero_params"], tags["status"], tags["segments"]) == (
+        "0.75",
+        "1000",
+        "completed",
+        "t a",
+    )
+    assert shown["B"].data.tags["status"] == "running"
+    # One axis for runs of any batch size: 4096 tokens in 100 steps.
+    tokens = client.get_metric_history(shown["A"].info.run_id, "tokens")
+    assert [(point.step, point.value) for point in tokens] == [(s, s * 40.96) for s in (10, 50, 60, 100)]
+
+
+def test_a_mirror_that_was_killed_makes_nothing_twice(
+    session: Session, engine: Engine, settings: Settings, mirror: Mirror, client: MlflowClient
+) -> None:
+    plant(session, "twice", [segment("x", None, 0, 100)], [run("x", name="X")])
+    finish(engine, "x")
+    assert mirror.sync() > 0
+    assert mirror.sync() == 0
+    session.execute(update(Run).values(tracking_id=None, tracked_step=-1, tracked_final=False))
+    session.execute(update(Sweep).values(tracking_id=None))
+    session.commit()
+    Mirror(engine, store.connect(settings), store.artifacts(settings).as_uri()).sync()
+    shown = found(client, "twice")
+    assert list(shown) == ["X"]
+    assert len(client.get_metric_history(shown["X"].info.run_id, "loss")) == 2
+
+
+def test_failed_and_diverged_runs_say_why(session: Session, mirror: Mirror, client: MlflowClient) -> None:
+    plant(session, "bad", [segment("y", None, 0, 100)], [run("y", name="Y")])
+    claim = attempts.claim(session, "y", "c", "host:1/1")
+    assert claim is not None
+    points.insert(session, claim.attempt_id, "y", [(7, "loss", float("nan"))])
+    attempts.diverge(session, claim.attempt_id, "loss is nan after step 7")
+    session.commit()
+    mirror.sync()
+    shown = found(client, "bad")["Y"]
+    assert shown.info.status == "FAILED"
+    assert "nan after step 7" in shown.data.tags["mlflow.note.content"]
+    assert shown.data.tags["status"] == "diverged"
+
+
+def test_a_fit_is_a_run_with_coefficients_and_plots(
+    session: Session, engine: Engine, mirror: Mirror, client: MlflowClient
+) -> None:
+    cells = plant_grid(session, "fitted")
+    finish_all(engine, cells)
+    Refitter(engine).refit("fitted")
+    mirror.sync()
+    [fit] = [shown for name, shown in found(client, "fitted").items() if name.startswith("law v1")]
+    assert fit.data.tags["lacuna.kind"] == "fit"
+    assert {"a_S", "b_S", "c_S", "b_N", "a_D", "b_D", "c"} <= set(fit.data.metrics)
+    assert fit.data.metrics["b_N/low"] < fit.data.metrics["b_N"] < fit.data.metrics["b_N/high"]
+    names = [file.path for file in client.list_artifacts(fit.info.run_id)]
+    assert "law.json" in names
+    assert client.list_artifacts(fit.info.run_id, "plots")
+    note = client.get_experiment_by_name("fitted").tags["mlflow.note.content"]
+    assert "% sparse (90 % interval" in note
+    assert "worth a dense one" in note
+    law = found(client, "fitted")["law over versions"]
+    history = client.get_metric_history(law.info.run_id, "b_N")
+    assert [(point.step, point.value) for point in history] == [(1, fit.data.metrics["b_N"])]
+
+
+def test_points_go_out_in_batches_that_end_with_a_step() -> None:
+    history = [points.Point(step, name, 1.0) for step in range(700) for name in ("a", "b", "c")]
+    parts = list(batches(history))
+    assert [point for part in parts for point in part] == history
+    assert all(len(part) <= 1000 for part in parts)
+    for part, following in itertools.pairwise(parts):
+        assert part[-1].step < following[0].step
+
+
+def test_a_tracking_server_that_does_not_answer_is_named_in_one_line_and_stops_nothing(
+    home: Path, database_url: str, session: Session
+) -> None:
+    plant(session, "alone")
+    settings = Settings(home=home, database_url=database_url, tracking_uri="http://127.0.0.1:1")
+    heard: list[str | None] = []
+    told = threading.Event()
+
+    def hear(trouble: str | None) -> None:
+        heard.append(trouble)
+        told.set()
+
+    with mirroring(settings, hear):
+        assert told.wait(60)
+        began = time.monotonic()
+    assert time.monotonic() - began < 30
+    assert heard[0] is not None
+    assert "http://127.0.0.1:1" in heard[0]
+    assert "LACUNA_TRACKING_URI" in heard[0]
+    assert "\n" not in heard[0]
+
+
+def test_the_mirror_catches_up_after_an_outage(
+    settings: Settings, session: Session, engine: Engine, postgres: Any
+) -> None:
+    plant(session, "outage", [segment("z", None, 0, 100)], [run("z", name="Z")])
+    finish(engine, "z")
+    with mirroring(settings, lambda trouble: None):
+        pass
+    assert session.scalar(select(Run.tracked_final)) is True
+    client = MlflowClient(tracking_uri=store.tracking_uri(settings))
+    assert found(client, "outage")["Z"].data.metrics["final/loss"] == 3.0
+
+
+def test_the_mlflow_pages_show_the_store_on_loopback_only(
+    settings: Settings, session: Session, engine: Engine, mirror: Mirror
+) -> None:
+    plant(session, "served", [segment("w", None, 0, 100)], [run("w", name="W")])
+    finish(engine, "w")
+    mirror.sync()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, environment = store.tracking_server_command(settings, port)
+    assert not any("postgres" in part for part in command)
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        body = json.dumps({"max_results": 100}).encode()
+        answer = ask(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", body)
+        assert "served" in {experiment["name"] for experiment in answer["experiments"]}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", body, host="evil.example")
+        assert refused.value.code == 403
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def ask(url: str, body: bytes, host: str | None = None) -> Any:
+    """POST JSON, waiting for the server to come up."""
+    headers = {"Content-Type": "application/json"} | ({"Host": host} if host else {})
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            assert time.monotonic() < deadline, "the MLflow server does not come up"
+            time.sleep(0.3)
+
+
+def test_a_password_is_never_shown() -> None:
+    error = store.unreachable("postgresql://me:secret@host/mlflow", RuntimeError("no route\nmore"))
+    assert "secret" not in str(error)
+    assert "me:***@host" in str(error)

@@ -1,0 +1,188 @@
+"""AdamW against torch's, learning-rate curves, clipping and bf16: each exact over a cut too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.trainer.conftest import checksums
+from trainer.data import Prepared
+from trainer.devices import device_for
+from trainer.flat import FlatParameters
+from trainer.metrics import NoSink
+from trainer.optim import OPTIMIZERS, build
+from trainer.program import OPTIMIZERS as NAMES
+from trainer.program import LearningRate, Numerics, Optimizer, Program, ProgramError, Pruning
+from trainer.run import Run
+from trainer.schedule import learning_rate
+from trainer.segment import train_segment
+
+Make = Callable[..., Program]
+
+
+def test_every_name_that_a_program_may_say_is_there() -> None:
+    assert tuple(OPTIMIZERS) == NAMES
+
+
+def test_adamw_is_torchs() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(7, 5), nn.Linear(7, 5)
+    theirs.load_state_dict(ours.state_dict())
+    flat = FlatParameters(ours)
+    optimizer = build(Optimizer(name="adamw", weight_decay=0.1), flat)
+    reference = torch.optim.AdamW(
+        [
+            {"params": [theirs.weight], "weight_decay": 0.1},
+            {"params": [theirs.bias], "weight_decay": 0.0},
+        ],
+        lr=1.0,
+    )
+    gradient = flat.zeros()
+    for step in range(20):
+        rate = 0.01 / (step + 1)
+        for name, view in flat.view_of(gradient).items():
+            view.copy_(torch.randn(view.shape))
+            theirs.get_parameter(name).grad = view.clone()
+        for group in reference.param_groups:
+            group["lr"] = rate
+        optimizer.step(gradient, rate, step)
+        reference.step()
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(flat.views[name], parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_rsqrt_is_the_papers_and_free_of_the_horizon() -> None:
+    rate = LearningRate(base=1.0, warmup=10_000)
+    assert learning_rate(rate, 0, 10) == learning_rate(rate, 9_999, 250_000) == 0.01
+    assert learning_rate(rate, 40_000, 250_000) == learning_rate(rate, 40_000, 1_000_000) == 0.005
+
+
+def test_a_cooldown_falls_to_nothing_behind_a_shared_history() -> None:
+    plain, cooled = LearningRate(base=1.0, warmup=10), LearningRate(base=1.0, warmup=10, cooldown=20)
+    for step in range(81):
+        assert learning_rate(cooled, step, 100) <= learning_rate(plain, step, 100)
+    assert learning_rate(cooled, 79, 100) == learning_rate(plain, 79, 100)
+    ratios = [learning_rate(cooled, step, 100) / learning_rate(plain, step, 100) for step in range(80, 100)]
+    assert ratios == pytest.approx([(100 - step) / 21 for step in range(80, 100)])
+
+
+def test_cosine_and_constant() -> None:
+    constant, cosine = LearningRate(schedule="constant", warmup=4), LearningRate(schedule="cosine", warmup=4)
+    assert [learning_rate(constant, step, 9) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert learning_rate(cosine, 1, 104) == 0.5
+    assert learning_rate(cosine, 54, 104) == pytest.approx(0.5)
+    assert learning_rate(cosine, 103, 104) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+
+
+RIGL = Pruning(method="rigl", sparsity=0.75, start=0, end=18, every=3)
+CONSTANT = LearningRate(schedule="constant", base=3e-3, warmup=4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "optimizer": Optimizer(name="adamw", weight_decay=0.1),
+            "learning_rate": LearningRate(schedule="cosine", base=3e-3, warmup=4),
+        },
+        {
+            "optimizer": Optimizer(clip_norm=0.5),
+            "learning_rate": LearningRate(base=0.3, warmup=10, cooldown=6),
+        },
+        {"numerics": Numerics(precision="bf16")},
+        {"numerics": Numerics(micro_batch=1)},
+        {"optimizer": Optimizer(factored=True), "pruning": RIGL},
+        {"optimizer": Optimizer(name="adamw"), "learning_rate": CONSTANT, "pruning": RIGL},
+        {"numerics": Numerics(label_smoothing=0.1, z_loss=1e-3)},
+    ],
+    ids=["adamw-cosine", "clip-cooldown", "bf16", "micro", "rigl-factored", "rigl-adamw", "smoothing"],
+)
+def test_a_cut_changes_no_bit(
+    options: dict[str, Any], program: Make, prepared: Prepared, tmp_path: Path
+) -> None:
+    chosen = program(steps=24, **{"sparsity": 0.75, **options})
+
+    def train(start: int, end: int, parent: str | None, name: str) -> Any:
+        return train_segment(
+            chosen, start, end, data=prepared.path, parent=parent, output=str(tmp_path / name), sink=NoSink()
+        )
+
+    alone = train(0, 24, None, "alone")
+    first = train(0, 11, None, "cut")
+    second = train(11, 24, first.checkpoint, "cut")
+    assert second.loss == alone.loss
+    assert checksums(second.checkpoint) == checksums(alone.checkpoint)
+    assert second.sparsity_reached == pytest.approx(0.75, abs=0.01)
+    plain = program(steps=24, sparsity=0.75)
+    assert (
+        alone.loss
+        != train_segment(
+            plain, 0, 24, data=prepared.path, parent=None, output=str(tmp_path / "plain"), sink=NoSink()
+        ).loss
+    )
+
+
+def test_clipping_bounds_the_gradient(program: Make, prepared: Prepared) -> None:
+    run = Run(program(steps=4, optimizer=Optimizer(clip_norm=0.01)), prepared, device_for("cpu"))
+    norms = []
+    observe = run.pruner.observe
+    run.pruner.observe = lambda step, gradient: (  # type: ignore[method-assign]
+        norms.append(float(gradient.norm())),
+        observe(step, gradient),
+    )[1]
+    run.advance()
+    assert norms == pytest.approx([0.01], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["t5", "decoder"])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(
+    family: str, program: Make, prepared: Prepared
+) -> None:
+    gradients, losses = [], []
+    for micro in (0, 2, 1):
+        run = Run(
+            program(steps=4, family=family, numerics=Numerics(micro_batch=micro)), prepared, device_for("cpu")
+        )
+        losses.append(float(run.advance()))
+        gradients.append(run.state().weights)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
+    for parts in gradients[1:]:
+        for name, weight in gradients[0].items():
+            torch.testing.assert_close(
+                torch.from_numpy(parts[name]), torch.from_numpy(weight), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_the_size_of_the_parts_is_in_the_key(program: Make) -> None:
+    keys = {program(steps=4, numerics=Numerics(micro_batch=micro)).key_at(1) for micro in (0, 1, 2)}
+    assert len(keys) == 3, "sums in another order have other last bits"
+
+
+def test_bf16_comes_close_to_float32(program: Make, prepared: Prepared) -> None:
+    exact = Run(program(steps=4), prepared, device_for("cpu"))
+    rough = Run(program(steps=4, numerics=Numerics(precision="bf16")), prepared, device_for("cpu"))
+    assert rough.evaluate() == pytest.approx(exact.evaluate(), rel=1e-2)
+    assert rough.evaluate() != exact.evaluate()
+    assert all(array.dtype == "float32" for array in rough.state().weights.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"optimizer": Optimizer(name="lion")}, "use adafactor, adamw"),
+        ({"optimizer": Optimizer(name="adamw", factored=True)}, "set factored: false"),
+        ({"numerics": Numerics(micro_batch=3)}, "3, which does not divide the batch of 4"),
+        ({"numerics": Numerics(precision="fp8")}, "use float32, bf16"),
+        ({"learning_rate": LearningRate(schedule="step")}, "use rsqrt, cosine or constant"),
+        ({"learning_rate": LearningRate(cooldown=24)}, "does not fit into 24"),
+    ],
+)
+def test_what_is_not_there_cannot_be_planned(options: dict[str, Any], said: str, program: Make) -> None:
+    with pytest.raises(ProgramError, match=said):
+        program(steps=24, **options)

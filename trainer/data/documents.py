@@ -1,0 +1,117 @@
+"""Documents of a source as a stream of bytes, read through `datasets`.
+
+Everything streams: nothing is copied into a cache before it is tokenised, and whatever `datasets` does keep lies
+below the folder that is given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.data import python_source
+from trainer.data.source import LOCAL_KINDS, PYTHON_SOURCE, DataSource, local_files
+from trainer.data.tokens import HUB_TIMEOUT
+from trainer.data.units import Document, text_document
+from trainer.errors import DataError
+
+
+def stream(source: DataSource, cache: Path) -> Iterator[Document]:
+    """The documents of `source`, in a deterministic order. Raises DataError where it cannot be read."""
+    for content in _contents(source, cache):
+        yield text_document(content)
+
+
+def _contents(source: DataSource, cache: Path) -> Iterator[bytes]:
+    local = source.local
+    if source.source == PYTHON_SOURCE:
+        yield from _column(_datasets(cache).IterableDataset.from_generator(_python_rows), "content")
+        return
+    if local is not None:
+        plain = [str(file) for file in local_files(local) if not LOCAL_KINDS[file.suffix.lower()]]
+        if plain:
+            # Not the "text" builder: these files need not be UTF-8, and at byte level they need no decoding.
+            texts = _datasets(cache).IterableDataset.from_generator(_text_rows, gen_kwargs={"files": plain})
+            yield from _column(texts, "content")
+    yield from _column(rows(source, cache), source.text_column)
+
+
+def rows(source: DataSource, cache: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the tables of `source`: local parquet and json files, or a dataset from the hub.
+
+    Images stay encoded: who reads them decodes them in its own process.
+    """
+    for table in _tables(source, cache):
+        yield from table.decode(False) if source.holds_images and table.features else table
+
+
+def _tables(source: DataSource, cache: Path) -> Iterator[Any]:
+    datasets, local = _datasets(cache), source.local
+    if local is None:
+        yield _hub(datasets, source, cache)
+        return
+    by_kind: dict[str, list[str]] = {}
+    for file in local_files(local):
+        by_kind.setdefault(LOCAL_KINDS[file.suffix.lower()], []).append(str(file))
+    for kind, files in sorted(by_kind.items()):
+        if kind:
+            yield datasets.load_dataset(
+                kind, data_files=files, split="train", streaming=True, cache_dir=str(cache)
+            )
+
+
+def _datasets(cache: Path) -> Any:
+    # Read by the libraries when they are first imported; whoever set them already knows where the cache belongs.
+    os.environ.setdefault("HF_HOME", str(cache))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _python_rows() -> Iterator[dict[str, bytes]]:
+    for content in python_source.documents():
+        yield {"content": content}
+
+
+def _text_rows(files: list[str]) -> Iterator[dict[str, bytes]]:
+    for name in files:
+        yield {"content": Path(name).read_bytes()}
+
+
+def _hub(datasets: Any, source: DataSource, cache: Path) -> Any:
+    from huggingface_hub import HfApi
+
+    offline = (
+        "save it as parquet, json or text files where it can be reached and name that folder as the source"
+    )
+    try:
+        HfApi().dataset_info(source.source, revision=source.revision or None, timeout=HUB_TIMEOUT)
+        return datasets.load_dataset(
+            source.source,
+            source.subset or None,
+            revision=source.revision or None,
+            split="train",
+            streaming=True,
+            cache_dir=str(cache),
+        )
+    except Exception as reason:  # the hub's client raises a dozen kinds, httpx's among them
+        lines = str(reason).strip().splitlines() or [type(reason).__name__]
+        raise DataError(
+            f"dataset {source.source!r} could not be reached on the Hugging Face hub ({lines[0]}). "
+            f"The offline way: {offline}"
+        ) from None
+
+
+def _column(table: Any, column: str) -> Iterator[bytes]:
+    for row in table:
+        if column not in row:
+            raise DataError(
+                f"the data have no column {column!r}: text_column must be one of {', '.join(row)}"
+            )
+        value = row[column]
+        if value is not None:
+            yield value if isinstance(value, bytes) else str(value).encode("utf-8", errors="surrogatepass")

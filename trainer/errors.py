@@ -1,0 +1,58 @@
+"""What can go wrong in training, each kind with its own name, so that callers can act on the kind."""
+
+from __future__ import annotations
+
+
+class TrainerError(RuntimeError):
+    """Base of everything this package raises on purpose while data are prepared or a segment is trained."""
+
+
+class DataError(TrainerError):
+    """A data source that cannot be read, or prepared data that are missing, damaged or not the program's."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint that is torn, altered, of another program or of a newer format: which file, and why."""
+
+
+class Stopped(TrainerError):
+    """The caller asked to stop; the state was written first.
+
+    Attributes: step (steps done), checkpoint (URL of the state at that step).
+    """
+
+    def __init__(self, step: int, checkpoint: str) -> None:
+        super().__init__(step, checkpoint)
+        self.step = step
+        self.checkpoint = checkpoint
+
+    def __str__(self) -> str:
+        return f"stopped on request after step {self.step}; the state is in {self.checkpoint}"
+
+
+class Diverged(TrainerError):
+    """The loss is not a number, infinite, or far worse than guessing. Trying again gives the same.
+
+    Attributes: step (steps done when it was seen), loss (nats per target).
+    """
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(step, loss)
+        self.step = step
+        self.loss = loss
+
+    def __str__(self) -> str:
+        return (
+            f"the run diverged: loss {self.loss} after step {self.step}; "
+            "a lower learning rate or a longer warm-up would be right"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether what failed was an allocation: the same work in smaller pieces may well succeed."""
+    # torch raises OutOfMemoryError on accelerators, and a plain RuntimeError from the CPU's allocator.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
+    )

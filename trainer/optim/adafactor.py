@@ -1,0 +1,72 @@
+"""AdaFactor (Shazeer and Stern 2018) made aware of sparsity, as the paper trains T5 (RECIPE section 4).
+
+In order: divide by √v with unfactored second moments, β2_t = 1 − t^(−0.8), ε 1e-30; clip by max(1, RMS over non-zero
+weights of u); times the learning rate; times √(max(rms(p), 1e-3)² · numel/nnz). No momentum. A layer whose weights
+are all zero counts as dense: its RMS is taken over all weights and numel/nnz is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.flat import FlatParameters
+from trainer.optim.update import Update
+from trainer.program import Optimizer
+
+
+class AdaFactor(Update):
+    """State: v, the running mean of squared gradients, one float32 a weight (also for pruned ones: it stays dense)."""
+
+    def __init__(self, optimizer: Optimizer, parameters: FlatParameters) -> None:
+        self._optimizer = optimizer
+        self._parameters = parameters
+        self._allocate()
+        self._masked = parameters.zeros()
+        self._weights = list(parameters.views.values())
+        self._masked_views = list(parameters.view_of(self._masked).values())
+        self._sizes = torch.tensor(
+            [float(weight.numel()) for weight in self._weights], device=parameters.data.device
+        )
+
+    def _allocate(self) -> None:
+        self._v = self._parameters.zeros()
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {"v": self._parameters.view_of(self._v)}
+
+    def numbers(self, rate: float, step: int) -> Sequence[float]:
+        return float(step + 1) ** -self._optimizer.decay_exponent, -rate  # 1 − β2_t
+
+    def move(self, gradient: Tensor, numbers: Tensor) -> None:
+        chosen, weights = self._optimizer, self._parameters.data
+        arrival, pace = numbers.unbind()
+        update = gradient
+        self._normalise(update, arrival)
+        # Counted as a sum of ones: XLA takes 0⁰ for 1, which a norm of order 0 would run into.
+        alive_weights = self._masked.copy_(weights != 0)
+        nonzero = torch.stack(torch._foreach_norm(self._masked_views, 1))
+        alive_weights.mul_(update)
+        weight_norm = torch.stack(torch._foreach_norm(self._weights, 2))
+        alive = nonzero > 0
+        counted = torch.where(alive, nonzero, self._sizes)
+        update_norm = torch.stack(torch._foreach_norm(self._masked_views, 2))
+        # Only a CPU can look at no cost: elsewhere asking would wait for the device.
+        if not weights.is_cpu or not alive.all():
+            everything = torch.stack(torch._foreach_norm(list(self._parameters.view_of(update).values()), 2))
+            update_norm = torch.where(alive, update_norm, everything)
+        clip = (update_norm / counted.sqrt() / chosen.clip_rms).clamp_(min=1.0)
+        scale = (weight_norm / self._sizes.sqrt()).clamp_(min=chosen.minimum_scale) * (
+            self._sizes / counted
+        ).sqrt()
+        factors = (scale / clip).mul_(pace)
+        torch._foreach_mul_(list(self._parameters.view_of(update).values()), list(factors.unbind()))
+        weights.add_(update)
+
+    def _normalise(self, update: Tensor, arrival: Tensor) -> None:
+        """Divide the gradient in place by √v, v brought up to date with it."""
+        squared = torch.mul(update, update, out=self._masked).add_(self._optimizer.epsilon)
+        self._v.lerp_(squared, arrival)
+        update.div_(torch.sqrt(self._v, out=self._masked))

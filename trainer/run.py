@@ -1,0 +1,295 @@
+"""A run in memory: network, optimiser, masks and batches of one program, at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer import families, models, optim, pretrained
+from trainer.checkpoint import State
+from trainer.data.feed import Feed
+from trainer.data.prepared import Prepared
+from trainer.devices import Device
+from trainer.errors import CheckpointError, DataError, TrainerError
+from trainer.flat import FlatParameters
+from trainer.models import Loss
+from trainer.program import Program, Pruning, first_update
+from trainer.pruning import rounds
+from trainer.pruning.pruner import Pruner
+from trainer.schedule import learning_rate
+
+
+class Run:
+    """One program on one device. Raises DataError where data and program do not fit together.
+
+    then: the data to which the program switches, if it does. packed: it will be a member of a `Pack`, which computes
+    its passes. Its update is not compiled then: a graph of its own for every member would be compiled.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        prepared: Prepared,
+        device: Device,
+        *,
+        then: Prepared | None = None,
+        packed: bool = False,
+    ) -> None:
+        rules = families.rules(program.family)
+        for data in (prepared, then):
+            if data is not None and (reason := rules.mismatch(program.shape, data.manifest)) is not None:
+                raise DataError(reason)
+        device.prepare()
+        self.program = program
+        self.device = device
+        self.batches = Feed(program, prepared, then)
+        self._network = models.build(
+            program.family,
+            program.shape,
+            program.seed,
+            z_loss=program.numerics.z_loss,
+            smoothing=program.numerics.label_smoothing,
+        )
+        device.move(self._network.module)
+        self._parameters = FlatParameters(self._network.module)
+        self._optimizer = optim.build(program.optimizer, self._parameters)
+        self._gradient = self._parameters.zeros()
+        self._gradients = list(self._parameters.view_of(self._gradient).values())
+        self._tensors = list(self._parameters.parameters.values())
+        self.pruner = Pruner(program, self._parameters)
+        self._prepared = prepared
+        self._point: dict[str, Tensor] | None = None  # the state to which later rounds of `imp` go back
+        self._tracer: Run | None = None
+        self._batch = device.feed(self.batches.train, program.steps)
+        self._forward = device.compile(self._loss)
+        self._move = self._optimizer.move if packed else device.compile(self._optimizer.move)
+        self.step = 0
+        device.end_part()  # so that the first step's program is that of every other
+
+    def begin(self) -> None:
+        """Become the state at step 0 where that is not the seed's: the weights of a checkpoint, moments all zero.
+
+        Raises PretrainedError where they are gone, changed or misshapen.
+        """
+        start, program = self.program.start, self.program
+        if start.digest:
+            weights = pretrained.load(start, program.family, program.shape)
+            self._copy(self._parameters.views, weights, start.url)
+
+    def advance(self) -> Tensor:
+        """One step: batch, gradient, optimiser, masks. The training batch's cross-entropy [], nats per target.
+
+        It is still on its way where the device works asynchronously: reading it waits.
+        """
+        batch = self.batch()
+        with self.training():
+            self.device.end_part()
+            reported, found = self._accumulated(batch)
+        self.update(found)
+        self.device.end_part()
+        return reported
+
+    def _accumulated(self, batch: dict[str, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """The batch's loss and gradients, in parts of `micro_batch` examples: the mean over parts of equal size."""
+        micro = self.program.numerics.micro_batch or self.program.batch_size
+        count = self.program.batch_size // micro
+        parts = [
+            {name: value[begin : begin + micro] for name, value in batch.items()}
+            for begin in range(0, self.program.batch_size, micro)
+        ]
+        loss = self._forward(parts[0])
+        reported, found = loss.reported, torch.autograd.grad(loss.train, self._tensors)
+        if count == 1:
+            return reported, found
+        # Sums live in memory of our own: a compiled pass may reuse what it returned.
+        torch._foreach_copy_(self._gradients, list(found))
+        reported = reported.clone()
+        for part in parts[1:]:
+            loss = self._forward(part)
+            reported.add_(loss.reported)
+            torch._foreach_add_(self._gradients, list(torch.autograd.grad(loss.train, self._tensors)))
+        self._gradient.div_(count)
+        return reported / count, self._gradients
+
+    def batch(self) -> dict[str, Tensor]:
+        """The next step's batch, on the device."""
+        return self._batch(self.clock)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Inside, the weights are as the forward pass of the next step sees them."""
+        with torch.no_grad():
+            self._begin_step()
+        with self.pruner.seen(self.step):
+            yield
+
+    @torch.no_grad()
+    def update(self, gradients: Sequence[Tensor]) -> None:
+        """The second half of a step: optimiser and masks, from the gradient of each parameter, in their order."""
+        torch._foreach_copy_(self._gradients, list(gradients))
+        if self.program.optimizer.clip_norm:
+            norm = torch.linalg.vector_norm(self._gradient)
+            self._gradient.mul_((self.program.optimizer.clip_norm / norm).clamp_(max=1.0))
+        # Passes, ranking, optimiser and masks are programs apart, so that a step with a mask update, a masked one and a
+        # dense one share them: for a large model each is minutes of compiling.
+        self.device.end_part()
+        self.pruner.observe(self.step, self._gradient)
+        self.device.end_part()
+        numbers = self._optimizer.numbers(self.learning_rate(), self.clock)
+        self._move(self._gradient, self.device.numbers(numbers))
+        self.device.end_part()
+        for name, grown in self.pruner.after_step(self.step).items():
+            self._optimizer.forget(name, grown)
+        self.step += 1
+
+    @property
+    def parameters(self) -> FlatParameters:
+        """The weights; to be read only, between steps."""
+        return self._parameters
+
+    def _loss(self, batch: Mapping[str, Tensor]) -> Loss:
+        # bf16 is for products; weights, their moments and all sums over them stay float32.
+        bf16 = self.program.numerics.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            return self._network.loss(batch)
+
+    def learning_rate(self) -> float:
+        """The relative step size of the next step."""
+        program = self.program
+        return learning_rate(
+            program.learning_rate, self.clock, rounds.horizon(program.pruning, program.steps)
+        )
+
+    @property
+    def clock(self) -> int:
+        """The step whose batch, learning rate and optimiser constants the next step has: in rounds, they repeat."""
+        return rounds.clock(self.program.pruning, self.step)
+
+    def retrace(self) -> bool:
+        """One step of work that must come before the next step can; False where there is none.
+
+        Where a round of `imp` is about to begin and this process has not passed the point to which it goes back, the
+        dense run up to there is done again, step by step, so that a caller may stop between.
+        """
+        pruning = self.program.pruning
+        if self._point is not None or not rounds.begins(pruning, self.step):
+            return False
+        if self._tracer is None:
+            dense = replace(
+                self.program, pruning=Pruning(), steps=rounds.horizon(pruning, self.program.steps)
+            )
+            self._tracer = Run(dense, self._prepared, self.device)
+            self._tracer.begin()
+        if self._tracer.step < pruning.start:
+            self._tracer.advance()
+            return True
+        self._point, self._tracer = self._tracer.snapshot(), None
+        return False
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of weights and optimiser state on the device."""
+        return {name: view.clone() for name, view in self._rewound().items()}
+
+    def _begin_step(self) -> None:
+        pruning = self.program.pruning
+        self.pruner.before_step(self.step)
+        if self.step == pruning.start and rounds.rewinds(pruning):
+            self._point = self.snapshot()
+        if rounds.begins(pruning, self.step):
+            if self._point is None:
+                raise TrainerError(f"step {self.step} goes back to step {pruning.start}: retrace that first")
+            for name, view in self._rewound().items():
+                view.copy_(self._point[name])
+            self.pruner.apply()
+            if self.step == pruning.end:
+                self._point = None
+
+    def _rewound(self) -> dict[str, Tensor]:
+        return {f"weights/{name}": view for name, view in self._parameters.views.items()} | self._moments()
+
+    def _point_is_state(self, step: int) -> bool:
+        # Before the first pruning the state is a dense run's; after the last nothing goes back any more.
+        pruning = self.program.pruning
+        return rounds.rewinds(pruning) and first_update(pruning) < step <= pruning.end
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Mean cross-entropy over the fixed held-out batches, nats per target, without z-loss."""
+        count = self.batches.evaluation_batches
+        with self.pruner.seen(self.step - 1):
+            losses = []
+            for index in range(count):
+                losses.append(
+                    self._forward(self.device.place(self.batches.validation(self.step, index))).reported
+                )
+                self.device.end_part()
+        return float(sum(torch.stack(losses).tolist())) / count
+
+    @property
+    def guessing(self) -> float:
+        """The loss of guessing, nats: a run far above it is lost."""
+        return float(families.rules(self.program.family).guessing(self.program.shape))
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return bool(torch.isfinite(self._parameters.data).all())
+
+    @torch.no_grad()
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Every prunable weight → (exact non-zeros as the forward pass sees them, all)."""
+        with self.pruner.seen(self.step - 1):
+            found = torch.stack(
+                [torch.count_nonzero(self._parameters.views[layer.name]) for layer in self.pruner.layers]
+            ).tolist()
+        return {
+            layer.name: (count, layer.size) for layer, count in zip(self.pruner.layers, found, strict=True)
+        }
+
+    def state(self) -> State:
+        """A copy of everything that determines the rest of the run."""
+        point: dict[str, Tensor] = {}
+        if self._point is not None and self._point_is_state(self.step):
+            point = {f"rewind/{name}": tensor for name, tensor in self._point.items()}
+        return State(
+            self.step,
+            self._fetched(self._parameters.views),
+            self._fetched({**self._moments(), **point}),
+            self._fetched(self.pruner.masks()),
+        )
+
+    def _moments(self) -> dict[str, Tensor]:
+        return {
+            f"{kind}/{name}": view
+            for kind, views in self._optimizer.state().items()
+            for name, view in views.items()
+        }
+
+    def _fetched(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        return dict(zip(tensors, self.device.fetch(list(tensors.values())), strict=True))
+
+    def load(self, state: State, source: str) -> None:
+        """Become `state`. Raises CheckpointError naming `source` where a tensor is missing or has another shape."""
+        moments = self._moments()
+        if self._point_is_state(state.step):
+            self._point = self.snapshot()
+            moments |= {f"rewind/{name}": tensor for name, tensor in self._point.items()}
+        self._copy(self._parameters.views, state.weights, source)
+        self._copy(moments, state.moments, source)
+        self.pruner.load({name: torch.from_numpy(mask) for name, mask in state.masks.items()})
+        self.step = state.step
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(views: Mapping[str, Tensor], arrays: Mapping[str, NDArray[Any]], source: str) -> None:
+        for name, view in views.items():
+            found = arrays.get(name)
+            if found is None or found.shape != tuple(view.shape):
+                shape = None if found is None else found.shape
+                raise CheckpointError(f"{source} has {name} of shape {shape}, {tuple(view.shape)} is needed")
+            view.copy_(torch.from_numpy(found))
