@@ -47,11 +47,15 @@ def ray_cluster(
     if "RAY_ADDRESS" not in os.environ:
         private_token()
     import ray
+    from ray._raylet import Config
 
     if ray.is_initialized():
         # The caller's, to keep for more than one controller after the other.
         yield
         return
+    # Whoever imported ray.tune before froze what it read from the environment then: without a token, and the server
+    # that is started now refuses this very process.
+    Config.initialize("")
 
     address = os.environ.get("RAY_ADDRESS")
     if address:
