@@ -17,6 +17,9 @@ DATABASE = "lacuna"
 #: Seconds to wait for a connection before saying that nobody answers.
 CONNECT_SECONDS = 5
 
+#: The only encoding in which a database takes every text: names, reasons of failures, specs with their comments.
+ENCODING = "UTF8"
+
 
 def open_ledger(settings: Settings, *, pool_size: int = 5) -> Engine:
     """The ledger of these settings, answering and migrated to this version's tables.
@@ -68,23 +71,36 @@ def ensure_database(url: str, name: str) -> str:
 
 
 def connect(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine on a ledger that answers. Raises LedgerError when none does within CONNECT_SECONDS."""
+    """An engine on a ledger that answers. Raises LedgerError when none does within CONNECT_SECONDS, or when its
+    database has another encoding than ENCODING."""
     engine = create_engine(
         normalized(url),
         pool_pre_ping=True,  # a restarted server costs a reconnect, not an error
         pool_size=pool_size,
         max_overflow=10,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "lacuna"},
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": "lacuna",
+            # Else the driver follows the database, and gives bytes for texts where that has no encoding.
+            "client_encoding": ENCODING,
+        },
     )
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+            encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
     except OperationalError as error:
         engine.dispose()
         raise LedgerError(
             f"the ledger's database {engine.url.render_as_string()} does not answer: {_cause(error)}; "
             "check that Postgres runs there and LACUNA_DATABASE_URL is right"
         ) from error
+    if encoding != ENCODING:
+        engine.dispose()
+        raise LedgerError(
+            f"the ledger's database {engine.url.render_as_string()} has the encoding {encoding} and would refuse some "
+            f"texts: make one with `CREATE DATABASE lacuna ENCODING '{ENCODING}' TEMPLATE template0` and name it in "
+            "LACUNA_DATABASE_URL"
+        )
     return engine
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 
 from ledger.engine import connect
 from ledger.migrations import HEAD, current_revision
@@ -39,6 +39,19 @@ def test_a_database_that_never_answers_is_named() -> None:
     assert code == 1
     assert "127.0.0.1:9/lacuna does not answer" in said
     assert "secret" not in said
+
+
+def test_a_database_without_an_encoding_is_refused_with_the_way_out(postgres: URL) -> None:
+    name = "plain_ascii"
+    server = create_engine(postgres.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
+    server.dispose()
+    code, said = run(url=postgres.set(database=name).render_as_string(hide_password=False))
+    assert code == 1
+    assert f"/{name}" in said
+    assert "encoding SQL_ASCII" in said
+    assert "CREATE DATABASE lacuna ENCODING 'UTF8' TEMPLATE template0" in said
 
 
 @pytest.mark.parametrize("newer", ["9999"])
