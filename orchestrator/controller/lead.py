@@ -221,7 +221,10 @@ def _lead(job: _Job) -> None:
             job.report(session)
 
     with supervisor:
-        with _refitting(job.engine), _choosing(job):
+        # Beside the training laws are fitted (at the end, of every run), and adaptive sweeps choose their next cells.
+        refitting = _beside("refit", Refitter(job.engine).run)
+        choosing = _beside("adaptive", Adaptive(job.settings, job.engine).run)
+        with refitting, choosing:
             while not job.stopping.is_set():
                 wanted, over = job.patiently(job.demand)
                 if over:
@@ -237,24 +240,10 @@ def _lead(job: _Job) -> None:
 
 
 @contextmanager
-def _choosing(job: _Job) -> Iterator[None]:
-    """Beside the training, adaptive sweeps choose their next cells."""
+def _beside(name: str, loop: Callable[[threading.Event], None]) -> Iterator[None]:
+    """A loop in a thread of that name while the block runs; then it is told to stop, and waited for."""
     over = threading.Event()
-    chooser = Adaptive(job.settings, job.engine)
-    thread = threading.Thread(target=chooser.run, args=[over], name="adaptive", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _refitting(engine: Engine) -> Iterator[None]:
-    """The refit loop beside the training; at the end it has seen every run."""
-    over = threading.Event()
-    thread = threading.Thread(target=Refitter(engine).run, args=[over], name="refit", daemon=True)
+    thread = threading.Thread(target=loop, args=[over], name=name, daemon=True)
     thread.start()
     try:
         yield

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +27,7 @@ from ledger import attempts, controllers, points, segments, sweeps
 from ledger.attempts import Claim, Verdict
 from ledger.errors import Fenced
 from ledger.models import Attempt, AttemptEnd, AttemptState
-from ledger.sweeps import Place
+from ledger.sweeps import Place, Placed
 from orchestrator.controller.failures import kind_of, reason_of
 from orchestrator.controller.packs import PackSizes, most_wanted
 from orchestrator.tracking.machine import Machine
@@ -84,6 +84,18 @@ class Ended:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A segment in hand."""
+
+    claim: Claim
+
+    @cached_property
+    def program(self) -> Program:
+        """What its claim says is to be trained. Raises ProgramError where this version cannot."""
+        return Program.from_dict(self.claim.program)
+
+
 class Worker:
     """Takes segments one after the other, on behalf of a controller."""
 
@@ -112,7 +124,13 @@ class Worker:
         claim = self._claim(segment_key)
         if claim is None:
             return []
-        return self._carry_out([claim, *self._beside(claim)])
+        taken = Taken(claim)
+        return self._carry_out([taken, *self._beside(taken)])
+
+    def _placed(self, session: Session) -> Placed | None:
+        """The sweeps whose segments this worker takes up; None: there is none now."""
+        served = controllers.served(session, self._assignment.sweep_ids)
+        return sweeps.by_place(session, served).get(self._place)
 
     def _claim(self, segment_key: str | None) -> Claim | None:
         def first_of(session: Session, keys: Iterable[str]) -> Claim | None:
@@ -128,9 +146,7 @@ class Worker:
                 given = [] if segment_key is None else [segment_key]
                 if claim := first_of(session, itertools.chain(given, _drain(self._candidates))):
                     return claim
-                placed = sweeps.by_place(
-                    session, controllers.served(session, self._assignment.sweep_ids)
-                ).get(self._place)
+                placed = self._placed(session)
                 if placed is None:
                     return None
                 found = segments.ready(session, sweep_ids=placed.sweep_ids, limit=CANDIDATES)
@@ -140,18 +156,36 @@ class Worker:
 
         return patiently(try_once)
 
-    def _beside(self, claim: Claim) -> list[Claim]:
+    def _beside(self, taken: Taken) -> list[Taken]:
         """Siblings of a segment in hand, claimed to be trained in one pack with it."""
-        pack = claim.execution.get("pack", "auto")
-        program = Program.from_dict(claim.program)
-        if (most := most_wanted(program, pack)) < 2:
+        try:
+            keys, most = self._siblings(taken)
+        except Exception:
+            # Trained alone, it says what is wrong and the attempt ends as what it is: here it would count as a
+            # worker that was killed, and be tried again without end.
+            log.exception("segment %s: no pack was measured", taken.claim.segment_key[:12])
             return []
+        found: list[Taken] = []
+
+        def claim_next(key: str) -> Claim | None:
+            with Session(self._engine) as session, session.begin():
+                return attempts.claim(session, key, self._assignment.controller, self._name)
+
+        for key in keys:
+            if len(found) + 1 < most and (claim := patiently(partial(claim_next, key))) is not None:
+                found.append(Taken(claim))
+        return found
+
+    def _siblings(self, taken: Taken) -> tuple[list[str], int]:
+        """Keys of the segments that could be trained with this one, and the size of the pack that pays most."""
+        claim, program = taken.claim, taken.program
+        pack = claim.execution.get("pack", "auto")
+        if (most := most_wanted(program, pack)) < 2:
+            return [], 1
 
         def at_hand() -> tuple[list[str], int]:
             with Session(self._engine) as session:
-                placed = sweeps.by_place(
-                    session, controllers.served(session, self._assignment.sweep_ids)
-                ).get(self._place)
+                placed = self._placed(session)
                 if placed is None:
                     return [], 0
                 ids = placed.sweep_ids
@@ -161,45 +195,29 @@ class Worker:
                 return keys, len(segments.ready(session, sweep_ids=ids, limit=len(keys) + self._workers))
 
         keys, ready = patiently(at_hand)
-        if not keys:
-            return []
-        if pack == "auto":
-            sizes = PackSizes(self._assignment.home, self._workers)
-            try:
-                # Measuring a shape takes longer than a lease lasts.
-                with Lease(self._engine, claim, Spool()):
-                    most = sizes.choose(
-                        program,
-                        lambda: self._data(claim, program),
-                        ready=ready,
-                        siblings=len(keys),
-                        steps=claim.end_step - (claim.resume_step or claim.start_step),
-                    )
-            except Exception:
-                # Trained alone, it says what is wrong and the attempt ends as what it is: here it would count as a
-                # worker that was killed, and be tried again without end.
-                log.exception("segment %s: no pack was measured", claim.segment_key[:12])
-                return []
-        claims: list[Claim] = []
+        if pack != "auto" or not keys:
+            return keys, most
+        sizes = PackSizes(self._assignment.home, self._workers)
+        # Measuring a shape takes longer than a lease lasts.
+        with Lease(self._engine, claim, Spool()):
+            return keys, sizes.choose(
+                program,
+                lambda: self._data(taken),
+                ready=ready,
+                siblings=len(keys),
+                steps=claim.end_step - (claim.resume_step or claim.start_step),
+            )
 
-        def claim_next(key: str) -> Claim | None:
-            with Session(self._engine) as session, session.begin():
-                return attempts.claim(session, key, self._assignment.controller, self._name)
-
-        for key in keys:
-            if len(claims) + 1 < most and (taken := patiently(partial(claim_next, key))) is not None:
-                claims.append(taken)
-        return claims
-
-    def _data(self, claim: Claim, program: Program) -> Path:
+    def _data(self, taken: Taken) -> Path:
+        path, program = Path(taken.claim.data_path), taken.program
         if program.then is not None:  # its copy lies beside the first one's, where the trainer looks
-            copies.on_this_machine(Path(claim.data_path), program.then.data.digest, self._assignment.storage)
-        return copies.on_this_machine(Path(claim.data_path), program.data.digest, self._assignment.storage)
+            copies.on_this_machine(path, program.then.data.digest, self._assignment.storage)
+        return copies.on_this_machine(path, program.data.digest, self._assignment.storage)
 
-    def _carry_out(self, claims: Sequence[Claim]) -> list[Ended]:
+    def _carry_out(self, members: Sequence[Taken]) -> list[Ended]:
         self._log_lines.clear()
         began = time.monotonic()
-        leases = [Lease(self._engine, claim, Spool(Machine().sample)) for claim in claims]
+        leases = [Lease(self._engine, taken.claim, Spool(Machine().sample)) for taken in members]
         ended: dict[int, Ended] = {}
 
         def end(place: int, ending: Ending) -> None:
@@ -216,7 +234,7 @@ class Worker:
                 # torch and transformers take seconds to import: only where there is something to train.
                 from trainer.segment import train_pack
 
-                orders = [self._order(lease) for lease in leases]
+                orders = [self._order(*member) for member in zip(members, leases, strict=True)]
                 device = orders[0].program.numerics.device_type
                 for place, ending in train_pack(orders, device=device):
                     end(place, ending)
@@ -226,16 +244,15 @@ class Worker:
                     end(place, error)
         return [ended[place] for place in range(len(leases))]
 
-    def _order(self, lease: Lease) -> Order:
+    def _order(self, taken: Taken, lease: Lease) -> Order:
         from trainer.course import Order
 
-        claim, execution = lease.claim, lease.claim.execution
-        program = Program.from_dict(claim.program)
+        claim, execution = taken.claim, taken.claim.execution
         return Order(
-            program=program,
+            program=taken.program,
             start=claim.start_step,
             end=claim.end_step,
-            data=self._data(claim, program),
+            data=self._data(taken),
             parent=claim.parent_checkpoint,
             output="/".join(
                 [self._assignment.storage, "segments", claim.segment_key[:2], claim.segment_key]

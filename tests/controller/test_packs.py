@@ -52,6 +52,17 @@ def states(worker: Worker) -> list[str]:
     return [ended.state.value for ended in worker.work(None)]
 
 
+def losses_alone(settings: Settings, engine: Engine, one: Worker, **options: int | str) -> dict[str, float]:
+    """The losses of the same runs without packs, in an emptied ledger."""
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE sweeps, segments CASCADE"))
+    submit(settings, engine, pack="1", **options)  # type: ignore[arg-type]
+    while states(one):
+        pass
+    assert set(members(engine)) == {1}
+    return losses(engine)
+
+
 def members(engine: Engine) -> list[int]:
     return [
         row.members
@@ -72,14 +83,8 @@ def test_siblings_are_trained_together_and_have_the_losses_of_runs_alone(
     assert completed_twice(engine) == []
     assert rows(engine, "SELECT count(*) FROM attempts") == [(6,)]
     packed = losses(engine)
-    with engine.begin() as connection:
-        connection.execute(text("TRUNCATE sweeps, segments CASCADE"))
-    submit(settings, engine, seeds="[0, 1, 2]", pack="1", steps=20)
-    while states(one):
-        pass
-    assert members(engine) == [1] * 6
     # On the CPU, with batches of 16, no bit changes.
-    assert losses(engine) == packed
+    assert losses_alone(settings, engine, one, seeds="[0, 1, 2]", steps=20) == packed
 
 
 def test_a_member_that_diverges_ends_alone(settings: Settings, engine: Engine) -> None:
@@ -164,12 +169,7 @@ while one.work(None):
         )
     ] == [80, 80]
     disturbed = losses(engine)
-    with engine.begin() as connection:
-        connection.execute(text("TRUNCATE sweeps, segments CASCADE"))
-    submit(settings, engine, seeds="[0, 1]", pack="1", steps=400, every=0)
-    while states(two):
-        pass
-    assert losses(engine) == disturbed
+    assert losses_alone(settings, engine, two, seeds="[0, 1]", steps=400, every=0) == disturbed
 
 
 def test_what_another_worker_could_begin_with_is_left_to_it(settings: Settings, engine: Engine) -> None:
