@@ -33,11 +33,22 @@ def insert(
         return 0
     if hold(session, attempt_id) != segment_key:
         raise Fenced(f"attempt {attempt_id} does not hold segment {segment_key[:12]}")
+    return replay(session, segment_key, rows)
+
+
+def replay(session: Session, segment_key: str, rows: Sequence[tuple[int, str, float]]) -> int:
+    """As `insert`, for what a worker had measured before it died: by now others may hold the segment. It changes
+    nothing that they say: a point is a function of its segment and step. A segment that is gone gets none.
+    """
+    if not rows:
+        return 0
     steps, names, values = zip(*rows, strict=True)
     inserted = session.execute(
         text("""
             INSERT INTO metric_points (segment_key, step, name, value)
-            SELECT :key, * FROM unnest(CAST(:steps AS bigint[]), CAST(:names AS text[]), CAST(:values AS float8[]))
+            SELECT key, point.* FROM segments,
+                unnest(CAST(:steps AS bigint[]), CAST(:names AS text[]), CAST(:values AS float8[])) AS point
+            WHERE key = :key
             ON CONFLICT DO NOTHING RETURNING 1
         """),
         {"key": segment_key, "steps": list(steps), "names": list(names), "values": list(map(float, values))},

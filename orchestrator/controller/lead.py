@@ -29,6 +29,7 @@ from orchestrator.controller.placing import Placing
 from orchestrator.controller.supervisor import Supervisor, revive
 from orchestrator.controller.worker import Assignment, Returned, patiently
 from orchestrator.pools import declared
+from orchestrator.tracking.journal import replay
 from orchestrator.tracking.lacking import behind
 from orchestrator.tracking.process import mirroring
 
@@ -206,6 +207,8 @@ def _lead(job: _Job) -> None:
         logs=job.settings.logs,
         home=job.settings.home,
     )
+    # Of workers that were killed here with the last controller: there may be nothing left to do for a new one.
+    job.patiently(lambda: replay(job.engine, assignment.journals))
     supervisor = Supervisor(
         job.engine,
         job.settings,

@@ -17,7 +17,8 @@ from ray import tune
 from ledger.engine import connect
 from ledger.models import AttemptState
 from ledger.sweeps import Place
-from orchestrator.controller.worker import Assignment, Worker
+from orchestrator.controller.worker import Assignment, Worker, patiently
+from orchestrator.tracking.journal import replay
 
 #: Seconds after which a walk reports to Tune, so that siblings of what it finished start on other workers.
 REPORT_SECONDS = 0.5
@@ -36,6 +37,8 @@ class SegmentTrainable(tune.Trainable):  # type: ignore[misc]
         _one_thread()
         self._assignment = assignment
         self._engine = connect(assignment.ledger_url, pool_size=2)
+        # What workers that were killed here had still to tell.
+        patiently(lambda: replay(self._engine, assignment.journals))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

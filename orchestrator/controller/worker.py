@@ -30,6 +30,7 @@ from ledger.models import Attempt, AttemptEnd, AttemptState
 from ledger.sweeps import Place, Placed
 from orchestrator.controller.failures import kind_of, reason_of
 from orchestrator.controller.packs import PackSizes, most_wanted
+from orchestrator.tracking.journal import Journal, folder_of
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.spool import Spool
 from trainer.data import copies
@@ -69,7 +70,12 @@ class Assignment:
     """For which sweeps the controller was started (see `controllers.served`); None: every active one."""
     logs: Path
     home: Path
-    """Where the speeds of packs are kept."""
+    """Where the speeds of packs are kept, and the journals of metric points."""
+
+    @property
+    def journals(self) -> Path:
+        """The folder of journals, on the worker's disk."""
+        return folder_of(self.home, self.ledger_url)
 
 
 @dataclass(frozen=True)
@@ -214,10 +220,15 @@ class Worker:
             copies.on_this_machine(path, program.then.data.digest, self._assignment.storage)
         return copies.on_this_machine(path, program.data.digest, self._assignment.storage)
 
+    def _spool(self, claim: Claim) -> Spool:
+        return Spool(
+            Machine().sample, Journal(self._assignment.journals, claim.segment_key, claim.attempt_id)
+        )
+
     def _carry_out(self, members: Sequence[Taken]) -> list[Ended]:
         self._log_lines.clear()
         began = time.monotonic()
-        leases = [Lease(self._engine, taken.claim, Spool(Machine().sample)) for taken in members]
+        leases = [Lease(self._engine, taken.claim, self._spool(taken.claim)) for taken in members]
         ended: dict[int, Ended] = {}
 
         def end(place: int, ending: Ending) -> None:
@@ -314,6 +325,7 @@ class Lease:
         self.spool = spool
         self._stop_training = threading.Event()
         self._over = threading.Event()
+        self._ended = False
         self._writing = threading.Lock()
         self._checkpoint: tuple[str, int] | None = None
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -325,6 +337,8 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        # Of a segment that others hold, they measure what is not stored yet.
+        self.spool.close(over=self._ended or self.fenced)
 
     def should_stop(self) -> bool:
         """Whether the ledger told the worker to stop, or to give up."""
@@ -350,7 +364,9 @@ class Lease:
 
         try:
             patiently(once)
+            self._ended = True
         except Fenced:
+            self.fenced = True
             # The commit may have arrived and its acknowledgement not.
             return state if patiently(self._state) is state else AttemptState.lost
         return state

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.spool import Spool
 
@@ -30,15 +28,6 @@ def test_it_knows_how_far_training_is() -> None:
     spool.point(5, "loss", 3.0)
     spool.point(6, "learning_rate", 0.1)
     assert (spool.step, spool.loss) == (6, 3.0)
-
-
-def test_a_point_costs_the_training_thread_microseconds() -> None:
-    spool = Spool()
-    began = time.perf_counter()
-    for step in range(20_000):
-        spool.point(step, "loss", 1.0)
-    # A hundredth of a 20 ms step would be 200 µs; 20 µs allows for a busy machine.
-    assert (time.perf_counter() - began) / 20_000 < 20e-6
 
 
 def test_what_the_machine_says_goes_out_with_the_step_that_it_was_asked_at() -> None:

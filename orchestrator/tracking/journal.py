@@ -1,0 +1,146 @@
+"""The journal of a spool: a worker's metric points on its own disk, until the ledger has them.
+
+Each point is one short write to a file that is opened for appending, so it is there after kill -9 of its writer. (It
+need not outlive a crash of the machine: what the last noted checkpoint does not cover is measured anew.) The writer
+holds a lock on the file that the kernel drops with the process. A file whose lock is to be had belongs to nobody:
+whoever finds it brings its points to the ledger and removes it. The ledger takes a point once, so no order of crashes
+does harm.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from ledger import points
+from ledger.engine import normalized
+
+#: Bytes after which a journal is written anew, with what the ledger does not have yet.
+LARGEST = 4 * 2**20
+
+log = logging.getLogger(__name__)
+
+#: Step, name, value.
+Row = tuple[int, str, float]
+
+
+class Journal:
+    """The file of one attempt's points. A disk that takes no more costs the journal, never the training."""
+
+    def __init__(self, folder: Path, segment_key: str, attempt_id: int) -> None:
+        self._path = folder / f"{segment_key}.{attempt_id}"
+        self._size = 0
+        self._file: IO[bytes] | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = _opened(self._path)
+        except OSError as error:
+            self._give_up(error)
+
+    def append(self, step: int, name: str, value: float) -> None:
+        """Write a point down."""
+        if self._file is not None:
+            try:
+                self._size += self._file.write(_line(step, name, value))
+            except OSError as error:
+                self._give_up(error)
+
+    def keep(self, rows: Iterable[Row]) -> None:
+        """The ledger has all but these: forget the others, once there are many."""
+        if self._file is None or self._size < LARGEST:
+            return
+        content = b"".join(_line(*row) for row in rows)
+        aside = self._path.with_name(f".{self._path.name}")
+        try:
+            file = _opened(aside)
+            file.write(content)
+            aside.replace(self._path)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._file.close()
+        self._file, self._size = file, len(content)
+
+    def close(self, *, remove: bool) -> None:
+        """Write no more. `remove`: the ledger has it all, or wants none of it; else `replay` will take it there."""
+        if self._file is not None:
+            if remove:
+                self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning("metric points wait in memory only, %s cannot be written: %s", self._path, error.strerror)
+        self.close(remove=False)
+
+
+def folder_of(home: Path, ledger_url: str) -> Path:
+    """Where the journals of points for one ledger lie: a home may have had several."""
+    name = normalized(ledger_url).render_as_string(hide_password=True)
+    return home / "spool" / hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def replay(engine: Engine, folder: Path) -> int:
+    """Bring the points of dead workers to the ledger; how many it did not have. Raises sqlalchemy's errors."""
+    new = 0
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        file = _nobodys(path)
+        if file is None:
+            continue
+        with file:
+            # A hidden one is the copy that `keep` was writing.
+            if not path.name.startswith("."):
+                with Session(engine) as session, session.begin():
+                    new += points.replay(session, path.name.partition(".")[0], _rows(file))
+            path.unlink(missing_ok=True)
+    return new
+
+
+def _line(step: int, name: str, value: float) -> bytes:
+    return f"{step} {name} {float(value)!r}\n".encode()
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file to append to, locked."""
+    file = path.open("ab", buffering=0)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def _nobodys(path: Path) -> IO[bytes] | None:
+    """The file, locked; None where somebody writes it, or it is gone by now."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another may have taken it away, or its writer put another in its place, before the lock was ours.
+        if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None
+
+
+def _rows(file: IO[bytes]) -> list[Row]:
+    """The points of finished steps. The last step's may be half there, as may be the last line, or one that a full disk
+    cut short: whoever goes on from the last checkpoint measures such steps anew, with all their names."""
+    found: list[Row] = []
+    for line in file:
+        try:
+            step, name, value = line.decode().split()
+            if line.endswith(b"\n"):
+                found.append((int(step), name, float(value)))
+        except ValueError:
+            continue
+    return [row for row in found if row[0] < found[-1][0]]
