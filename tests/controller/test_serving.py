@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from ledger.settings import Settings
+from orchestrator.submit import submit_text
 from tests.controller import tiny
 from tests.controller.processes import ControllerProcess
 from tests.controller.watching import completed_twice, rows, scene, until
@@ -42,8 +43,23 @@ def test_one_leads_others_hand_over_or_stand_by_and_take_over(
     def completed(sweep: str) -> bool:
         return rows(engine, "SELECT state FROM sweeps WHERE name = :name", name=sweep) == [("completed",)]
 
+    # One controller serves all sweeps, the urgent ones first: segments that wait for no other, in both.
+    for name, priority, sizes in (("low", 0, "[4000, 5000, 6000]"), ("high", 7, "[7000, 8000, 9000, 10000]")):
+        spec = tiny.spec_text(settings.home, name, nonzero_params=sizes, sparsity="[0]", steps="[20]")
+        submit_text(settings, engine, spec.replace("execution: {", f"execution: {{priority: {priority}, "))
     leader = start(None)
-    wait(lambda: rows(engine, "SELECT 1 FROM controllers"))
+    wait(lambda: completed("low") and completed("high"))
+    taken = [
+        name
+        for (name,) in rows(
+            engine,
+            """SELECT sweeps.name FROM attempts JOIN runs ON tip_key = segment_key
+               JOIN sweeps ON sweeps.id = sweep_id ORDER BY attempts.id""",
+        )
+    ]
+    assert sorted(taken) == ["high"] * 4 + ["low"] * 3
+    # Of two workers one may take the last of the urgent ones while the other finds them all taken.
+    assert taken[:3] == ["high"] * 3, saw()
     tiny.submit(settings, "one", sparsity="[0.5]", steps="[20]")
     wait(lambda: completed("one"))
 
@@ -71,7 +87,7 @@ def test_one_leads_others_hand_over_or_stand_by_and_take_over(
     tiny.submit(settings, "four", sparsity="[0.5]", steps="[60]")
     wait(lambda: completed("four"))
     standby.process.send_signal(signal.SIGTERM)
-    assert standby.says().startswith("stopped at checkpoints; 0 of 4"), saw()
+    assert standby.says().startswith("stopped at checkpoints; 0 of 6"), saw()
     assert standby.process.returncode == 0
     assert rows(
         engine, "SELECT 1 FROM controllers WHERE process = :pid AND ended_at IS NOT NULL", pid=standby.pid
