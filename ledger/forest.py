@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from ledger.bulk import copy
+from ledger.models import SegmentState
 from ledger.segments import WANTED
 
 #: Advisory lock, for the transaction, of whoever adds segments: two plans must not cut one forest at once.
@@ -105,11 +107,16 @@ def place_segments(
     # A state that every path reaches through a longer, finished segment is not needed at all.
     _insert(
         session,
-        [(forest.nodes[key], given[key]) for key in given if key in needed and forest.nodes[key].new],
+        ((forest.nodes[key], given[key]) for key in given if key in needed and forest.nodes[key].new),
         attempts,
     )
     _move(session, [node for node in forest.nodes.values() if node.moved and not node.new])
-    _renew(session, needed, attempts, {key: int(segment["priority"]) for key, segment in given.items()})
+    _renew(
+        session,
+        [key for key in needed if not forest.nodes[key].new],
+        attempts,
+        {key: int(segment["priority"]) for key, segment in given.items() if not forest.nodes[key].new},
+    )
     return paths
 
 
@@ -150,29 +157,22 @@ def _known(session: Session, keys: Sequence[str]) -> dict[str, Node]:
     return {row.key: Node(**row._mapping, new=False) for row in rows}
 
 
-def _insert(session: Session, new: Sequence[tuple[Node, Mapping[str, Any]]], attempts: int) -> None:
-    rows = [
-        {
-            "key": node.key,
-            "parent_key": node.parent_key,
-            "start_step": node.start_step,
-            "end_step": node.end_step,
-            "program": dict(segment["program"]),
-            "data_path": str(segment["data_path"]),
-            "flops": node.flops,
-            "priority": segment["priority"],
-        }
-        for node, segment in new
-    ]
-    session.execute(
-        text("""
-            INSERT INTO segments (key, parent_key, start_step, end_step, program, data_path, flops, priority,
-                state, attempts_left)
-            SELECT key, parent_key, start_step, end_step, program, data_path, flops, priority, 'pending', :attempts
-            FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(key text, parent_key text, start_step bigint,
-                end_step bigint, program jsonb, data_path text, flops float8, priority bigint)
-        """),
-        {"rows": json.dumps(rows), "attempts": attempts},
+def _insert(session: Session, new: Iterable[tuple[Node, Mapping[str, Any]]], attempts: int) -> None:
+    placed = ("key", "parent_key", "start_step", "end_step", "flops")
+    given = ("program", "data_path", "priority")
+    copy(
+        session,
+        "segments",
+        (*placed, *given, "state", "attempts_left"),
+        (
+            (
+                *(getattr(node, name) for name in placed),
+                *(segment[name] for name in given),
+                SegmentState.pending.value,
+                attempts,
+            )
+            for node, segment in new
+        ),
     )
 
 
@@ -211,13 +211,14 @@ def _move(session: Session, moved: Sequence[Node]) -> None:
     )
 
 
-def _renew(session: Session, needed: set[str], attempts: int, priorities: Mapping[str, int]) -> None:
+def _renew(session: Session, needed: list[str], attempts: int, priorities: Mapping[str, int]) -> None:
+    """A new budget for those of the ledger's segments that had failed, and the urgency that the new plan gives them."""
     session.execute(
         text("""
             UPDATE segments SET state = 'pending', attempts_left = :attempts, retry_at = NULL
             WHERE key = ANY(:keys) AND state = 'failed'
         """),
-        {"keys": list(needed), "attempts": attempts},
+        {"keys": needed, "attempts": attempts},
     )
     session.execute(
         text("""

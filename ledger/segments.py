@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -44,6 +45,16 @@ def get(session: Session, key: str) -> Segment:
     if segment is None:
         raise LedgerError(f"there is no segment {key[:12]}")
     return segment
+
+
+def completed(session: Session, keys: Sequence[str], *, before: datetime | None = None) -> list[str]:
+    """Those of these keys whose segment is completed; `before`: and was so by then."""
+    # One array, not a parameter each: a plan may have tens of thousands of keys.
+    done = text("""
+        SELECT key FROM segments WHERE state = 'completed' AND key = ANY(:keys)
+            AND (CAST(:before AS timestamptz) IS NULL OR completed_at < :before)
+    """)
+    return list(session.scalars(done, {"keys": list(keys), "before": before}))
 
 
 def ready(session: Session, *, sweep_ids: Sequence[int] | None = None, limit: int = 64) -> list[str]:

@@ -5,7 +5,6 @@ All functions work on the caller's session and leave the commit to it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from ledger import channels
+from ledger.bulk import copy
 from ledger.errors import LedgerError, SweepExists
 from ledger.forest import place_segments, revive
-from ledger.models import Run, Sweep, SweepState
+from ledger.models import Run, SegmentState, Sweep, SweepState
 
 #: Failed attempts a segment may have when the spec's `execution.attempts` does not say.
 DEFAULT_ATTEMPTS = 3
@@ -51,8 +51,9 @@ def add(
 ) -> Sweep:
     """Store a sweep with its runs. Runs whose tip is done already end here and now, with its loss.
 
-    `segments`: dicts of key, parent_key, start_step, end_step, program, data_path, flops, priority; `runs`: dicts of
-    name, cell, tip_key, path (segment keys, trunk first), in the order of the grid. Raises SweepExists.
+    `segments`: dicts of key, parent_key, start_step, end_step, program (a mapping or, for many, its JSON text),
+    data_path, flops, priority; `runs`: dicts of name, cell, tip_key, path (segment keys, trunk first), in the order of
+    the grid. Raises SweepExists.
     """
     if session.scalar(select(Sweep.id).where(Sweep.name == name)) is not None:
         raise SweepExists(f"there is a sweep named {name!r} already")
@@ -237,33 +238,36 @@ def _place(
 ) -> None:
     attempts = int(sweep.spec.get("execution", {}).get("attempts", DEFAULT_ATTEMPTS))
     paths = place_segments(session, segments, [run["tip_key"] for run in runs], attempts=attempts)
-    rows = [
-        {
-            "position": first_position + index,
-            "name": run["name"],
-            "cell": dict(run["cell"]),
-            "tip_key": run["tip_key"],
-            "path": paths[run["tip_key"]],
-        }
-        for index, run in enumerate(runs)
-    ]
-    # One document each way: ten thousand rows in a fraction of a second.
-    session.execute(
-        text("""
-            WITH given AS (
-                SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-                    AS row(position bigint, name text, cell jsonb, tip_key text, path jsonb)
-            ), added AS (
-                INSERT INTO runs (sweep_id, position, name, cell, tip_key, state, tracked_step, tracked_final)
-                SELECT :sweep, position, name, cell, tip_key, 'pending', -1, false FROM given
-                RETURNING id, position
+    copy(
+        session,
+        "runs",
+        ("sweep_id", "position", "name", "cell", "tip_key", "state", "tracked_step", "tracked_final"),
+        (
+            (
+                sweep.id,
+                position,
+                run["name"],
+                run["cell"],
+                run["tip_key"],
+                SegmentState.pending.value,
+                -1,
+                False,
             )
-            INSERT INTO run_segments (run_id, position, segment_key)
-            SELECT added.id, step.position - 1, step.key
-            FROM added JOIN given USING (position),
-                jsonb_array_elements_text(given.path) WITH ORDINALITY AS step(key, position)
-        """),
-        {"rows": json.dumps(rows), "sweep": sweep.id},
+            for position, run in enumerate(runs, first_position)
+        ),
+    )
+    ids = session.scalars(
+        select(Run.id).where(Run.sweep_id == sweep.id, Run.position >= first_position).order_by(Run.position)
+    )
+    copy(
+        session,
+        "run_segments",
+        ("run_id", "position", "segment_key"),
+        (
+            (run_id, position, key)
+            for run_id, run in zip(ids.all(), runs, strict=True)
+            for position, key in enumerate(paths[run["tip_key"]])
+        ),
     )
     session.execute(
         text("""

@@ -24,9 +24,9 @@ from fitter.forms import Points
 from fitter.law import Law
 from fitter.suggestion import Design, rough_guess
 from fitter.table import Runs
-from ledger import fits, sweeps
+from ledger import fits, segments, sweeps
 from ledger.errors import LedgerError
-from ledger.models import Run, Segment, SegmentState, Sweep, SweepState
+from ledger.models import Run, SegmentState, Sweep, SweepState
 from ledger.settings import Settings
 from orchestrator.plan.plan import Plan
 from orchestrator.pools import PoolError, Pools, declared
@@ -170,17 +170,14 @@ def known_of(session: Session, sweep: Sweep | None, plan: Plan) -> Known:
         rows = session.execute(select(Run.name, Run.tip_key, Run.state).where(Run.sweep_id == sweep.id)).all()
         newest = fits.latest(session, sweep.id)
         law = None if newest is None else Law.from_document(newest.document)
-    done = select(Segment.key).where(
-        Segment.state == SegmentState.completed, Segment.key.in_([segment.key for segment in plan.segments])
-    )
-    if sweep is not None:
-        done = done.where(Segment.completed_at < sweep.created_at)
+    keys = [segment.key for segment in plan.segments]
+    before = None if sweep is None else sweep.created_at
     return Known(
         names=[row.name for row in rows],
         tips=[row.tip_key for row in rows],
         states=[row.state for row in rows],
         law=law,
-        free=frozenset(session.scalars(done)),
+        free=frozenset(segments.completed(session, keys, before=before)),
     )
 
 

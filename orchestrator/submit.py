@@ -6,18 +6,19 @@ change under an old name is refused, with what differs and the way out: results 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from ledger import sweeps
+from ledger import segments, sweeps
 from ledger.errors import SweepExists
-from ledger.models import Segment, SegmentState, Sweep
+from ledger.models import Sweep
 from ledger.settings import Settings
 from ledger.throughput import StepTime, step_times
 from orchestrator import adaptive
@@ -223,9 +224,7 @@ def _planned(spec: Spec, prepared: Prepared | None, then: Prepared | None, engin
     if engine is None:
         return plan
     with Session(engine) as session:
-        done = select(Segment.key).where(Segment.state == SegmentState.completed)
-        completed = session.scalars(done.where(Segment.key.in_([segment.key for segment in plan.segments])))
-        return plan.with_completed(completed)
+        return plan.with_completed(segments.completed(session, [segment.key for segment in plan.segments]))
 
 
 def segment_rows(plan: Plan, data_path: str) -> Iterator[dict[str, Any]]:
@@ -236,7 +235,7 @@ def segment_rows(plan: Plan, data_path: str) -> Iterator[dict[str, Any]]:
             "parent_key": segment.parent,
             "start_step": segment.start,
             "end_step": segment.end,
-            "program": segment.program.to_dict(),
+            "program": json.dumps(segment.program.to_dict()),
             "data_path": data_path,
             "flops": segment.flops,
             "priority": segment.priority,

@@ -61,12 +61,13 @@ class Plan:
     @property
     def saved_nominal(self) -> float:
         """The same share with the paper's nominal N for the weights, 6·N·D: shapes are rounded, formulas are not."""
-        per_shape = {
-            run.program.static_text(): float(run.shape.nominal * run.data_per_step) for run in self.runs
-        }
-        alone = sum(per_shape[run.program.static_text()] * run.cell.steps for run in self.runs)
-        steps = ((segment, segment.end - segment.start) for segment in self.segments)
-        return 1 - sum(per_shape[segment.program.static_text()] * count for segment, count in steps) / alone
+        # Each segment's program is that of a run, the very object.
+        per_step = {id(run.program): float(run.shape.nominal * run.data_per_step) for run in self.runs}
+        alone = sum(per_step[id(run.program)] * run.cell.steps for run in self.runs)
+        shared = sum(
+            per_step[id(segment.program)] * (segment.end - segment.start) for segment in self.segments
+        )
+        return 1 - shared / alone
 
     @property
     def runs_sharing(self) -> int:

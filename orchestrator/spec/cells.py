@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -63,9 +64,8 @@ class Cell:
         family = self.model.family
         if self.model.start_from:
             return shape_of(family, inspect(self.model.start_from, family).dims)
-        return shape_for(
-            family, self.nonzero_params / (1 - self.sparsity), {**decided, **self.model.options()}
-        )
+        dense = self.nonzero_params / (1 - self.sparsity)
+        return _shape(self.model, dense, tuple(sorted(decided.items())))
 
     @property
     def switch(self) -> int | None:
@@ -92,11 +92,22 @@ class Cell:
         )
 
 
+@lru_cache(maxsize=1024)
+def _shape(model: ModelSpec, dense: float, decided: tuple[tuple[str, Any], ...]) -> Shape:
+    """Cells that differ in length or seed have one shape."""
+    return shape_for(model.family, dense, {**dict(decided), **model.options()})
+
+
 def cells(spec: Spec) -> tuple[list[Cell], list[Problem]]:
-    """All cells in the grid's order, without repeats, and what is wrong with any of them.
+    """All cells in the grid's order, without repeats, and what is wrong with any of them: lists not to be changed.
 
     A dense cell (sparsity 0) is one cell however many methods or patterns the grid has: nothing is pruned in it.
     """
+    return spec.found
+
+
+def find(spec: Spec) -> tuple[list[Cell], list[Problem]]:
+    """As `cells`, each time anew."""
     problems = _axis_problems(spec)
     if problems:
         return [], problems
@@ -163,22 +174,16 @@ class _Parts:
         parts = self.cache.get(varied)
         if parts is None:
             parts = self.cache[varied] = self._varied(dict(varied))
-        grid = GridSpec.model_validate({name: point[name] for name in POINT if name in point})
+        values = {name: point[name] for name in POINT if name in point}
+        if place != "grid":  # whose axes are validated
+            grid = GridSpec.model_validate(values)
+            values = {name: getattr(grid, name)[0] for name in values}
         model = parts["model"]
         if model.start_from:
             # The law's N counts as everywhere: nominally, by the width.
             dense = shape_of(model.family, inspect(model.start_from, model.family).dims).nominal
-            size = dense * (1 - grid.sparsity[0])
-        else:
-            size = grid.nonzero_params[0]
-        return Cell(
-            nonzero_params=size,
-            sparsity=grid.sparsity[0],
-            steps=grid.steps[0],
-            seed=grid.seed[0],
-            place=place,
-            **parts,
-        )
+            values["nonzero_params"] = dense * (1 - values["sparsity"])
+        return Cell(place=place, **values, **parts)
 
     def _varied(self, varied: Mapping[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -6,7 +6,8 @@ Descriptions are the user's documentation: they appear in the JSON Schema that e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,6 +27,10 @@ from trainer.program import OPTIMIZERS, PRECISIONS
 from trainer.pruning.distributions import DISTRIBUTIONS
 from trainer.pruning.methods import METHODS, method_for
 from trainer.pruning.rules import parsed
+
+if TYPE_CHECKING:
+    from orchestrator.spec.cells import Cell
+    from orchestrator.spec.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -338,6 +343,14 @@ class Spec(Part):
     training: TrainingSpec = TrainingSpec()  # type: ignore[call-arg]
     execution: ExecutionSpec = ExecutionSpec()  # type: ignore[call-arg]
     law: LawSpec = LawSpec()  # type: ignore[call-arg]
+
+    @cached_property
+    def found(self) -> tuple[list[Cell], list[Problem]]:
+        """Its cells, and what is wrong with them: `orchestrator.spec.cells.cells` says it once, for whoever checks,
+        plans or shows the spec."""
+        from orchestrator.spec.cells import find  # whose cells are made of the parts above
+
+        return find(self)
 
     def canonical(self) -> dict[str, Any]:
         """The whole spec as plain JSON values, defaults included."""
