@@ -6,8 +6,6 @@ nothing. Every view starts on a 64-byte boundary, which also keeps results of ve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +52,3 @@ class FlatParameters:
             name: flats[:, offset : offset + parameter.numel()].view(len(flats), *parameter.shape)
             for (name, parameter), offset in zip(self.parameters.items(), self._offsets, strict=True)
         }
-
-    def gather(self, gradients: Iterable[Tensor], into: Tensor) -> None:
-        """Copy one gradient a parameter, in the order of `names`, into a buffer of this layout."""
-        torch._foreach_copy_(list(self.view_of(into).values()), list(gradients))

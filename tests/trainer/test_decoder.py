@@ -1,22 +1,18 @@
-"""The decoder family: transformers' Llama on the same weights, next-token batches, exact segments."""
+"""The decoder family: transformers' Llama on the same weights, next-token batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import Recorder, checksums
 from trainer.data import Prepared
 from trainer.data.batches import Batches
 from trainer.families.decoder import counted, initial
-from trainer.metrics import NoSink
 from trainer.models import build
-from trainer.program import DataStream, Program, ProgramError, Pruning
-from trainer.segment import train_segment
+from trainer.program import DataStream, Program, ProgramError
 from trainer.shapes import ShapeError, shape_for
 
 Make = Callable[..., Program]
@@ -87,45 +83,6 @@ def test_targets_are_the_next_tokens(prepared: Prepared) -> None:
     row = np.append(batch["inputs"][0], batch["targets"][0, -1])
     assert row.astype(np.uint16).tobytes() in text
     assert batches.tokens_per_batch == 4 * counted(24)
-
-
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-def test_segments_are_exact(pattern: str, program: Make, prepared: Prepared, tmp_path: Path) -> None:
-    chosen = program(
-        family="decoder",
-        steps=20,
-        pruning=Pruning(sparsity=0.5, pattern=pattern, start=4, end=16, every=4),
-    )
-    alone = train_segment(
-        chosen, 0, 20, data=prepared.path, parent=None, output=str(tmp_path / "a"), sink=NoSink()
-    )
-    half = train_segment(
-        chosen, 0, 9, data=prepared.path, parent=None, output=str(tmp_path / "b"), sink=NoSink()
-    )
-    rest = train_segment(
-        chosen, 9, 20, data=prepared.path, parent=half.checkpoint, output=str(tmp_path / "b"), sink=NoSink()
-    )
-    assert rest.loss == alone.loss
-    assert checksums(rest.checkpoint) == checksums(alone.checkpoint)
-    assert rest.nonzero_params == rest.dense_params // 2
-
-
-def test_it_learns(program: Make, prepared: Prepared, tmp_path: Path) -> None:
-    recorder = Recorder()
-    chosen = program(family="decoder", steps=120)
-    train_segment(
-        chosen,
-        0,
-        120,
-        data=prepared.path,
-        parent=None,
-        output=str(tmp_path),
-        sink=recorder,
-        evaluate_every=20,
-    )
-    losses = recorder.values("validation_loss")
-    assert losses[120] < losses[20] - 0.2
-    assert losses[120] < 3.2
 
 
 def test_an_objective_of_another_family_is_refused(program: Make) -> None:

@@ -1,22 +1,18 @@
-"""The encoder family: transformers' BERT on the same weights, masked batches, exact segments."""
+"""The encoder family: transformers' BERT on the same weights, masked batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import Recorder, checksums
 from trainer.data import Prepared
 from trainer.data.batches import Batches
 from trainer.families import rules
-from trainer.metrics import NoSink
 from trainer.models import build
-from trainer.program import DataStream, Program, ProgramError, Pruning
-from trainer.segment import train_segment
+from trainer.program import DataStream, Program, ProgramError
 from trainer.shapes import shape_for
 
 Make = Callable[..., Program]
@@ -115,41 +111,6 @@ def test_masks_are_berts(prepared: Prepared) -> None:
     other = Batches(stream, prepared, batch_size=256, seed=1).train(2)
     assert all(np.array_equal(again[name], batches.train(2)[name]) for name in again)
     assert not np.array_equal(other["positions"], again["positions"])
-
-
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "channel"])
-def test_segments_are_exact(pattern: str, program: Make, prepared: Prepared, tmp_path: Path) -> None:
-    chosen = program(
-        family="encoder",
-        steps=20,
-        pruning=Pruning(sparsity=0.5, pattern=pattern, start=4, end=16, every=4),
-    )
-    arguments = {"data": prepared.path, "sink": NoSink()}
-    alone = train_segment(chosen, 0, 20, parent=None, output=str(tmp_path / "a"), **arguments)
-    half = train_segment(chosen, 0, 9, parent=None, output=str(tmp_path / "b"), **arguments)
-    rest = train_segment(chosen, 9, 20, parent=half.checkpoint, output=str(tmp_path / "b"), **arguments)
-    assert rest.loss == alone.loss
-    assert checksums(rest.checkpoint) == checksums(alone.checkpoint)
-    assert rest.nonzero_params == rest.dense_params // 2
-    assert not any("position" in name or "token_type" in name for name in rest.per_layer)
-
-
-def test_it_learns(program: Make, prepared: Prepared, tmp_path: Path) -> None:
-    recorder = Recorder()
-    chosen = program(family="encoder", steps=150)
-    train_segment(
-        chosen,
-        0,
-        150,
-        data=prepared.path,
-        parent=None,
-        output=str(tmp_path),
-        sink=recorder,
-        evaluate_every=30,
-    )
-    losses = recorder.values("validation_loss")
-    assert losses[150] < losses[30] - 0.1
-    assert losses[150] < 3.5
 
 
 def test_sequences_longer_than_its_positions_are_refused(program: Make) -> None:

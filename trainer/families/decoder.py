@@ -13,10 +13,10 @@ from trainer.families.initial import ONES, Initial, normal
 from trainer.families.library import ConfigError, as_it_is, check_config, dims_of
 from trainer.families.scale import Stack
 from trainer.families.structures import Structure, attention, feed_forward
-from trainer.families.text import guessing, mismatch
+from trainer.families.text import VOCABULARY, counted, guessing, mismatch
 from trainer.shapes import ShapeError
 
-__all__ = ["OBJECTIVES", "OPTIONS", "guessing", "mismatch"]
+__all__ = ["OBJECTIVES", "OPTIONS", "VOCABULARY", "counted", "guessing", "mismatch"]
 
 OPTIONS: dict[str, Any] = {
     "d_model": 768,
@@ -26,19 +26,8 @@ OPTIONS: dict[str, Any] = {
     "vocab_size": 32128,
 }
 
-#: Objectives (see `trainer.data.batches`) that feed this family.
 OBJECTIVES = ("causal",)
-
-
-#: The option that the prepared data decide where a spec leaves it open, and the one that the spec's sequence length
-#: decides and must not exceed (None: sequences may have any length).
-VOCABULARY = "vocab_size"
 LENGTH: str | None = None
-
-
-def counted(sequence_length: int) -> int:
-    """What the law's D counts in one example: its positions."""
-    return sequence_length
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

@@ -14,12 +14,12 @@ from trainer.families.initial import ONES, ZEROS, Initial, normal
 from trainer.families.library import check_config, dims_of
 from trainer.families.scale import Stack
 from trainer.families.structures import Structure, feed_forward
-from trainer.families.text import guessing, mismatch
+from trainer.families.text import VOCABULARY, counted, guessing, mismatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OBJECTIVES", "OPTIONS", "guessing", "mismatch"]
+__all__ = ["OBJECTIVES", "OPTIONS", "VOCABULARY", "counted", "guessing", "mismatch"]
 
 #: BERT-base. `positions`: the longest sequence that can be read, since positions are learned.
 OPTIONS: dict[str, Any] = {
@@ -31,22 +31,13 @@ OPTIONS: dict[str, Any] = {
     "positions": 512,
 }
 
-#: Objectives (see `trainer.data.batches`) that feed this family.
 OBJECTIVES = ("masked",)
-
-#: The option that the prepared data decide where a spec leaves it open, and the one that the spec's sequence length
-#: decides and must not exceed (None: sequences may have any length).
-VOCABULARY = "vocab_size"
 LENGTH: str | None = "positions"
+
 
 #: The one-matrix embeddings beside the layers.
 _EMBEDDING = "bert.embeddings.word_embeddings.weight"
 _TRANSFORM = "cls.predictions.transform.dense.weight"
-
-
-def counted(sequence_length: int) -> int:
-    """What the law's D counts in one example: its positions."""
-    return sequence_length
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

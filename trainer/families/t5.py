@@ -13,12 +13,12 @@ from trainer.families.initial import ONES, Initial, normal
 from trainer.families.library import check_config, dims_of
 from trainer.families.scale import Stack
 from trainer.families.structures import Structure, attention, feed_forward
-from trainer.families.text import guessing, mismatch
+from trainer.families.text import VOCABULARY, counted, guessing, mismatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OBJECTIVES", "OPTIONS", "guessing", "mismatch"]
+__all__ = ["OBJECTIVES", "OPTIONS", "VOCABULARY", "counted", "guessing", "mismatch"]
 
 #: T5 v1.1 base.
 OPTIONS: dict[str, Any] = {
@@ -30,23 +30,12 @@ OPTIONS: dict[str, Any] = {
     "vocab_size": 32128,
 }
 
-#: Objectives (see `trainer.data.batches`) that feed this family.
 OBJECTIVES = ("span-corruption",)
+LENGTH: str | None = None
 
 #: Fixed by T5 v1.1: relative-position buckets and the distance beyond which all positions share one.
 BUCKETS = 32
 MAX_DISTANCE = 128
-
-
-#: The option that the prepared data decide where a spec leaves it open, and the one that the spec's sequence length
-#: decides and must not exceed (None: sequences may have any length).
-VOCABULARY = "vocab_size"
-LENGTH: str | None = None
-
-
-def counted(sequence_length: int) -> int:
-    """What the law's D counts in one example: its input positions."""
-    return sequence_length
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

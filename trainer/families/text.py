@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+VOCABULARY = "vocab_size"
+
 
 def mismatch(dims: Mapping[str, int], manifest: Mapping[str, Any]) -> str | None:
     """Why a model of these dimensions cannot read prepared data of this manifest; None where it can."""
@@ -22,3 +24,8 @@ def mismatch(dims: Mapping[str, int], manifest: Mapping[str, Any]) -> str | None
 def guessing(dims: Mapping[str, int]) -> float:
     """The loss of guessing uniformly, nats per target."""
     return math.log(dims["vocab_size"])
+
+
+def counted(sequence_length: int) -> int:
+    """What the law's D counts in one example: its input positions."""
+    return sequence_length

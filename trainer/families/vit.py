@@ -29,17 +29,12 @@ OPTIONS: dict[str, Any] = {
     "loss": "softmax",
 }
 
-#: Objectives (see `trainer.data.batches`) that feed this family.
 OBJECTIVES = ("image-classification",)
+VOCABULARY = "classes"
+LENGTH: str | None = None
 
 #: Bias of the head under the sigmoid loss: every class begins as very unlikely (big_vision).
 HEAD_BIAS = -10.0
-
-
-#: The option that the prepared data decide where a spec leaves it open, and the one that the spec's sequence length
-#: decides and must not exceed (None: sequences may have any length).
-VOCABULARY = "classes"
-LENGTH: str | None = None
 
 
 def counted(sequence_length: int) -> int:
