@@ -3,9 +3,14 @@
 The job is one JSON mapping: `program` (as `Program.to_dict` writes it), `data` and `output`; and, where they are not
 the whole run on the CPU from its beginning, `start`, `end`, `parent`, `device`, `checkpoint_every`, `evaluate_every`
 and `log_every`, each as `trainer.segment.train_segment` has it. Where `output` holds a state of this segment, training
-goes on from there. Standard output has one JSON document a line: {"step", "name", "value"} for every metric point, and
-at last {"result": …}, {"stopped": {"step", "checkpoint"}} or {"diverged": {"step", "loss"}}. Errors go to standard
-error.
+goes on from there.
+
+`processes` in the job, where it is not 1, says how many train the segment together, each on its part of every batch
+and, with device `cuda`, on a GPU of its own. They are started here; under torchrun, or whatever else sets RANK,
+WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, this is one of them.
+
+Standard output has one JSON document a line: {"step", "name", "value"} for every metric point, and at last
+{"result": …}, {"stopped": {"step", "checkpoint"}} or {"diverged": {"step", "loss"}}. Errors go to standard error.
 
 Exit codes: 0 done; 1 failed; 2 the job is wrong; 3 stopped by SIGTERM or SIGINT, the state was written; 4 diverged, and
 would again. A signal is obeyed when the step that it meets is done; a second one ends the process at once.
@@ -14,6 +19,7 @@ would again. A signal is obeyed when the step that it meets is done; a second on
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -22,7 +28,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainer.launch import launch
 from trainer.program import Program, ProgramError
+from trainer.ranks import ALONE, Ranks, assigned, check_share, device_of, joined
 
 DONE, FAILED, WRONG, STOPPED, DIVERGED = range(5)
 
@@ -35,6 +43,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "checkpoint_every": (int,),
     "evaluate_every": (int,),
     "log_every": (int,),
+    "processes": (int,),
 }
 _NEEDED: dict[str, tuple[type, ...]] = {"program": (dict,), "data": (str,), "output": (str,)}
 
@@ -56,6 +65,10 @@ def write(document: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _silent(document: dict[str, Any]) -> None:
+    """Rank 0 has said it."""
+
+
 def read_job(path: Path) -> dict[str, Any]:
     """The job in a file, its `program` made one. Raises JobError with all that is wrong."""
     try:
@@ -74,10 +87,15 @@ def read_job(path: Path) -> dict[str, Any]:
             found.append(f"has {name}: {value!r}, which is no {kinds[name][0].__name__}")
     if found:
         raise JobError(f"{path} {'; '.join(found)}")
+    processes = job.setdefault("processes", 1)
     try:
-        return {**job, "program": Program.from_dict(job["program"])}
+        program = Program.from_dict(job["program"])
+        check_share(program, processes)
     except (ProgramError, TypeError, KeyError) as error:
         raise JobError(f"{path} has a program that cannot be carried out: {error}") from None
+    if (place := assigned()) is not None and place[1] != processes:
+        raise JobError(f"{path} has processes: {processes}, and WORLD_SIZE is {place[1]}: make them the same")
+    return {**job, "program": program}
 
 
 def main(arguments: list[str]) -> int:
@@ -98,12 +116,31 @@ def main(arguments: list[str]) -> int:
     except JobError as error:
         sys.stderr.write(f"{error}\n")
         return WRONG
+    processes = job.pop("processes")
+    if processes == 1:
+        return train(job, ALONE, stop)
+    if assigned() is None:
+        return launch(Path(arguments[0]), processes)
+    try:
+        with joined() as ranks:
+            return train({**job, "device": device_of(job.get("device", "cpu"))}, ranks, stop, os.getppid())
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+def train(job: dict[str, Any], ranks: Ranks, stop: threading.Event, parent: int | None = None) -> int:
+    """Train a job's segment, as one of the processes that do. The exit code.
+
+    parent: the process whose end is taken for a signal, since another may be started in its place.
+    """
     # torch takes seconds to import: a wrong job is told before.
     from trainer.errors import Diverged, Stopped
     from trainer.segment import train_segment
 
     program, output = job.pop("program"), job.pop("output")
     start, end = job.pop("start", 0), job.pop("end", program.steps)
+    tell = write if ranks.speaks else _silent
     try:
         result = train_segment(
             program,
@@ -114,14 +151,15 @@ def main(arguments: list[str]) -> int:
             output=output,
             resume_from=output,
             sink=Lines(),
-            should_stop=stop.is_set,
+            should_stop=lambda: stop.is_set() or parent not in (None, os.getppid()),
+            ranks=ranks,
             **job,
         )
     except Stopped as stopped:
-        write({"stopped": {"step": stopped.step, "checkpoint": stopped.checkpoint}})
+        tell({"stopped": {"step": stopped.step, "checkpoint": stopped.checkpoint}})
         return STOPPED
     except Diverged as diverged:
-        write({"diverged": {"step": diverged.step, "loss": repr(diverged.loss)}})
+        tell({"diverged": {"step": diverged.step, "loss": repr(diverged.loss)}})
         return DIVERGED
     except ProgramError as error:
         sys.stderr.write(f"{error}\n")
@@ -129,7 +167,7 @@ def main(arguments: list[str]) -> int:
     except Exception:
         traceback.print_exc()
         return FAILED
-    write({"result": result.to_dict()})
+    tell({"result": result.to_dict()})
     return DONE
 
 

@@ -15,9 +15,10 @@ from trainer.data.prepared import Prepared
 from trainer.devices import Device
 from trainer.errors import CheckpointError, Diverged, Stopped, TrainerError
 from trainer.losses import Losses
-from trainer.metrics import MetricSink
+from trainer.metrics import MetricSink, NoSink
 from trainer.program import Program, ProgramError
 from trainer.pruning.density import densities
+from trainer.ranks import ALONE, Ranks, check_share
 from trainer.result import SegmentResult
 from trainer.run import Run
 
@@ -67,12 +68,24 @@ class Course:
     """A run between the two ends of an order. Raises what `train_segment` raises before its first step."""
 
     def __init__(
-        self, order: Order, prepared: Prepared, device: Device, *, then: Prepared | None, packed: bool
+        self,
+        order: Order,
+        prepared: Prepared,
+        device: Device,
+        *,
+        then: Prepared | None,
+        packed: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
         order.check()
+        check_share(order.program, ranks.count)
         self.order = order
-        self.run = Run(order.program, prepared, device, then=then, packed=packed)
+        self.run = Run(order.program, prepared, device, then=then, packed=packed, ranks=ranks)
+        self._ranks = ranks
+        self._sink = order.sink if ranks.speaks else NoSink()
         self._restore()
+        if not ranks.alone:
+            self._state()
         self._begin = self.run.step
         self._losses = Losses(self._check)
         self._published: list[str] = []
@@ -83,6 +96,11 @@ class Course:
     def over(self) -> bool:
         """Whether the last step is done."""
         return self.run.step == self.order.end
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether the caller of any process of the run asks to stop."""
+        return self._ranks.any(self.order.should_stop())
 
     def stop(self) -> None:
         """Publish the state where it stands. Raises Stopped."""
@@ -98,13 +116,13 @@ class Course:
         if len(self._losses) >= run.device.read_every:
             self._losses.read()
         if self.over or (order.log_every and run.step % order.log_every == 0):
-            order.sink.point(run.step, "loss", self._losses.read())
-            order.sink.point(run.step, "learning_rate", rate)
-            order.sink.point(run.step, "sparsity", 1.0 - run.pruner.density())
+            self._sink.point(run.step, "loss", self._losses.read())
+            self._sink.point(run.step, "learning_rate", rate)
+            self._sink.point(run.step, "sparsity", 1.0 - run.pruner.density())
             speed = (run.step - self._lap[0]) / max(self._seconds - self._lap[1], 1e-9)
             self._lap = (run.step, self._seconds)
-            order.sink.point(run.step, "steps_per_second", speed)
-            order.sink.point(run.step, "tokens_per_second", speed * run.batches.tokens_per_batch)
+            self._sink.point(run.step, "steps_per_second", speed)
+            self._sink.point(run.step, "tokens_per_second", speed * run.batches.tokens_per_batch)
 
     @property
     def wants_evaluation(self) -> bool:
@@ -115,7 +133,7 @@ class Course:
     def evaluated(self, loss: float) -> None:
         """Take the validation loss at this step. Raises Diverged."""
         run = self.run
-        self.order.sink.point(run.step, "validation_loss", loss)
+        self._sink.point(run.step, "validation_loss", loss)
         # Where activations overflow, norms turn them into zeros: the loss is then log V exactly, and stays there.
         if not run.is_finite() or math.isclose(loss, run.guessing, rel_tol=1e-6):
             raise Diverged(run.step, loss)
@@ -126,8 +144,9 @@ class Course:
         every = self.order.checkpoint_every
         if every and self.run.step % every == 0:
             self._publish()
-            for url in self._published[:-_KEPT]:
-                storage.discard(url)
+            if self._ranks.speaks:
+                for url in self._published[:-_KEPT]:
+                    storage.discard(url)
             del self._published[:-_KEPT]
 
     def finish(self, loss: float, members: int) -> SegmentResult:
@@ -135,12 +154,8 @@ class Course:
 
         Raises TrainerError where the target sparsity was missed.
         """
-        order, run = self.order, self.run
-        if order.end == order.program.steps and (missed := run.pruner.missed()):
-            raise TrainerError(f"the target sparsity was missed: {'; '.join(missed)}")
-        url = self._publish()
-        steps = run.step - self._begin
-        return _result(run, order.start, loss, url, self._seconds, steps, members)
+        url, steps = self._publish(), self.run.step - self._begin
+        return _result(self.run, self.order.start, loss, url, self._seconds, steps, members)
 
     def _check(self, step: int, loss: float) -> None:
         if not loss <= _LOST * self.run.guessing:
@@ -149,11 +164,25 @@ class Course:
     def _publish(self) -> str:
         self._losses.read()  # what a lost run left behind is no state to go on from
         url = checkpoint.url_of(self.order.output, self.run.step)
-        checkpoint.save(url, self.order.program, self.run.state())
-        if self.order.on_checkpoint is not None:
-            self.order.on_checkpoint(url, self.run.step)
+        state, program = self._state(), self.order.program
+        if self.run.step == program.steps and (missed := self.run.pruner.missed()):
+            raise TrainerError(f"the target sparsity was missed: {'; '.join(missed)}")
+        if self._ranks.speaks:
+            checkpoint.save(url, program, state)
+            if self.order.on_checkpoint is not None:
+                self.order.on_checkpoint(url, self.run.step)
+        self._ranks.any(False)  # nobody goes on before it is there
         self._published.append(url)
         return url
+
+    def _state(self) -> checkpoint.State:
+        """The run's state. Raises RanksDiffer where it is another one in another process."""
+        state = self.run.state()
+        kinds = (("the weight", state.weights), ("the moment", state.moments), ("the mask", state.masks))
+        self._ranks.agree(
+            state.step, {f"{kind} {name}": array for kind, arrays in kinds for name, array in arrays.items()}
+        )
+        return state
 
     def _restore(self) -> None:
         order, run = self.order, self.run

@@ -15,6 +15,27 @@ class CheckpointError(TrainerError):
     """A checkpoint that is torn, altered, of another program or of a newer format: which file, and why."""
 
 
+class RanksDiffer(TrainerError):
+    """Processes that train one run together have different bits where all must have the same.
+
+    Attributes: step (steps done when it was seen), ranks (those unlike rank 0), names (what differs).
+    """
+
+    def __init__(self, step: int, ranks: list[int], names: list[str]) -> None:
+        super().__init__(step, ranks, names)
+        self.step = step
+        self.ranks = ranks
+        self.names = names
+
+    def __str__(self) -> str:
+        more = f" and {len(self.names) - 3} more" if len(self.names) > 3 else ""
+        return (
+            f"after step {self.step} rank {' and '.join(map(str, self.ranks))} differs from rank 0 in "
+            f"{', '.join(self.names[:3])}{more}; no state was written since they agreed last: start again from the "
+            "newest checkpoint, and where it happens again, look for a machine or a device that computes wrongly"
+        )
+
+
 class Stopped(TrainerError):
     """The caller asked to stop; the state was written first.
 

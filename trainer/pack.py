@@ -11,15 +11,14 @@ a stacked product may sum in another order, and a packed run has the losses of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from trainer import models
-from trainer.models import Loss
 from trainer.packing import unlike
-from trainer.run import Run
+from trainer.run import Run, forward_of
 
 
 class Pack:
@@ -49,7 +48,7 @@ class Pack:
             smoothing=program.numerics.label_smoothing,
         )
         self._tensors = [self._network.module.get_parameter(name) for name in flat.names]
-        self._forward = first.device.compile(self._loss)
+        self._forward = forward_of(self._network, program, first.device)
 
     def advance(self) -> Sequence[Tensor]:
         """One step of every member. The cross-entropy of each one's training batch, P of [], nats per target."""
@@ -63,7 +62,6 @@ class Pack:
         ):
             run.update(gradients)
         self.intact = True
-        self.runs[0].device.end_part()
         return loss.reported.unbind()
 
     @torch.no_grad()
@@ -92,9 +90,3 @@ class Pack:
     def _repeated(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         members = len(self.runs)
         return {name: value.expand(members, *value.shape) for name, value in batch.items()}
-
-    def _loss(self, batch: Mapping[str, Tensor]) -> Loss:
-        program, device = self.runs[0].program, self.runs[0].device
-        bf16 = program.numerics.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return self._network.loss(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,11 +18,25 @@ from trainer.data.prepared import Prepared
 from trainer.devices import Device
 from trainer.errors import CheckpointError, DataError, TrainerError
 from trainer.flat import FlatParameters
-from trainer.models import Loss
+from trainer.gradients import PartSum
+from trainer.models import Loss, Network
 from trainer.program import Program, Pruning, first_update
 from trainer.pruning import rounds
 from trainer.pruning.pruner import Pruner
+from trainer.ranks import ALONE, Ranks
 from trainer.schedule import learning_rate
+
+
+def forward_of(network: Network, program: Program, device: Device) -> Callable[[Mapping[str, Tensor]], Loss]:
+    """The network's loss of a batch in the program's precision, compiled where that pays."""
+    # bf16 is for products; weights, their moments and all sums over them stay float32.
+    bf16 = program.numerics.precision == "bf16"
+
+    def loss(batch: Mapping[str, Tensor]) -> Loss:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return network.loss(batch)
+
+    return device.compile(loss)
 
 
 class Run:
@@ -30,6 +44,7 @@ class Run:
 
     then: the data to which the program switches, if it does. packed: it will be a member of a `Pack`, which computes
     its passes. Its update is not compiled then: a graph of its own for every member would be compiled.
+    ranks: the processes that train it together, each on its share of every batch; its state is the same in all.
     """
 
     def __init__(
@@ -40,6 +55,7 @@ class Run:
         *,
         then: Prepared | None = None,
         packed: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         rules = families.rules(program.family)
         for data in (prepared, then):
@@ -48,6 +64,7 @@ class Run:
         device.prepare()
         self.program = program
         self.device = device
+        self._ranks = ranks
         self.batches = Feed(program, prepared, then)
         self._network = models.build(
             program.family,
@@ -59,15 +76,18 @@ class Run:
         device.move(self._network.module)
         self._parameters = FlatParameters(self._network.module)
         self._optimizer = optim.build(program.optimizer, self._parameters)
-        self._gradient = self._parameters.zeros()
-        self._gradients = list(self._parameters.view_of(self._gradient).values())
+        self._gradient = PartSum(self._parameters, ranks)
         self._tensors = list(self._parameters.parameters.values())
         self.pruner = Pruner(program, self._parameters)
         self._prepared = prepared
         self._point: dict[str, Tensor] | None = None  # the state to which later rounds of `imp` go back
         self._tracer: Run | None = None
-        self._batch = device.feed(self.batches.train, program.steps)
-        self._forward = device.compile(self._loss)
+        self._updates = 0  # of the masks, that all ranks were found to agree in
+        self._part = program.numerics.micro_batch or program.batch_size
+        self._batch = device.feed(
+            lambda step: ranks.share(self.batches.train(step), self._part), program.steps
+        )
+        self._forward = forward_of(self._network, program, device)
         self._move = self._optimizer.move if packed else device.compile(self._optimizer.move)
         self.step = 0
         device.end_part()  # so that the first step's program is that of every other
@@ -90,32 +110,20 @@ class Run:
         batch = self.batch()
         with self.training():
             self.device.end_part()
-            reported, found = self._accumulated(batch)
-        self.update(found)
-        self.device.end_part()
+            reported = self._accumulate(batch)
+        self._update()
         return reported
 
-    def _accumulated(self, batch: dict[str, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """The batch's loss and gradients, in parts of `micro_batch` examples: the mean over parts of equal size."""
-        micro = self.program.numerics.micro_batch or self.program.batch_size
-        count = self.program.batch_size // micro
-        parts = [
-            {name: value[begin : begin + micro] for name, value in batch.items()}
-            for begin in range(0, self.program.batch_size, micro)
-        ]
-        loss = self._forward(parts[0])
-        reported, found = loss.reported, torch.autograd.grad(loss.train, self._tensors)
-        if count == 1:
-            return reported, found
-        # Sums live in memory of our own: a compiled pass may reuse what it returned.
-        torch._foreach_copy_(self._gradients, list(found))
-        reported = reported.clone()
-        for part in parts[1:]:
-            loss = self._forward(part)
-            reported.add_(loss.reported)
-            torch._foreach_add_(self._gradients, list(torch.autograd.grad(loss.train, self._tensors)))
-        self._gradient.div_(count)
-        return reported / count, self._gradients
+    def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
+        """Take the batch's gradient, the mean over parts of `micro_batch` examples. Its loss, likewise."""
+        reported = []
+        for begin in range(0, self.program.batch_size // self._ranks.count, self._part):
+            loss = self._forward({name: value[begin : begin + self._part] for name, value in batch.items()})
+            self._gradient.add(torch.autograd.grad(loss.train, self._tensors))
+            reported.append(loss.reported.clone())  # a compiled pass may reuse what it returned
+        self._gradient.finish()
+        first, *others = self._ranks.in_turn(torch.stack(reported)).unbind()
+        return sum(others, start=first) / (1 + len(others))
 
     def batch(self) -> dict[str, Tensor]:
         """The next step's batch, on the device."""
@@ -129,35 +137,39 @@ class Run:
         with self.pruner.seen(self.step):
             yield
 
-    @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:
         """The second half of a step: optimiser and masks, from the gradient of each parameter, in their order."""
-        torch._foreach_copy_(self._gradients, list(gradients))
+        self._gradient.set(gradients)
+        self._update()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        gradient = self._gradient.flat
         if self.program.optimizer.clip_norm:
-            norm = torch.linalg.vector_norm(self._gradient)
-            self._gradient.mul_((self.program.optimizer.clip_norm / norm).clamp_(max=1.0))
+            norm = torch.linalg.vector_norm(gradient)
+            gradient.mul_((self.program.optimizer.clip_norm / norm).clamp_(max=1.0))
         # Passes, ranking, optimiser and masks are programs apart, so that a step with a mask update, a masked one and a
         # dense one share them: for a large model each is minutes of compiling.
         self.device.end_part()
-        self.pruner.observe(self.step, self._gradient)
+        self.pruner.observe(self.step, gradient)
         self.device.end_part()
         numbers = self._optimizer.numbers(self.learning_rate(), self.clock)
-        self._move(self._gradient, self.device.numbers(numbers))
+        self._move(gradient, self.device.numbers(numbers))
         self.device.end_part()
         for name, grown in self.pruner.after_step(self.step).items():
             self._optimizer.forget(name, grown)
         self.step += 1
+        if self.pruner.updates != self._updates:
+            self._updates = self.pruner.updates
+            if not self._ranks.alone and (kept := self.pruner.masks()):
+                masks = self._fetched(kept)
+                self._ranks.agree(self.step, {f"the mask of {name}": mask for name, mask in masks.items()})
+        self.device.end_part()
 
     @property
     def parameters(self) -> FlatParameters:
         """The weights; to be read only, between steps."""
         return self._parameters
-
-    def _loss(self, batch: Mapping[str, Tensor]) -> Loss:
-        # bf16 is for products; weights, their moments and all sums over them stay float32.
-        bf16 = self.program.numerics.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            return self._network.loss(batch)
 
     def learning_rate(self) -> float:
         """The relative step size of the next step."""
@@ -184,7 +196,7 @@ class Run:
             dense = replace(
                 self.program, pruning=Pruning(), steps=rounds.horizon(pruning, self.program.steps)
             )
-            self._tracer = Run(dense, self._prepared, self.device)
+            self._tracer = Run(dense, self._prepared, self.device, ranks=self._ranks)
             self._tracer.begin()
         if self._tracer.step < pruning.start:
             self._tracer.advance()
@@ -221,15 +233,17 @@ class Run:
     @torch.no_grad()
     def evaluate(self) -> float:
         """Mean cross-entropy over the fixed held-out batches, nats per target, without z-loss."""
-        count = self.batches.evaluation_batches
+        count, ranks = self.batches.evaluation_batches, self._ranks
         with self.pruner.seen(self.step - 1):
             losses = []
-            for index in range(count):
+            # Each process takes its turn; where they do not come out even, some compute a batch that does not count.
+            for first in range(0, count, ranks.count):
+                index = min(first + ranks.rank, count - 1)
                 losses.append(
                     self._forward(self.device.place(self.batches.validation(self.step, index))).reported
                 )
                 self.device.end_part()
-        return float(sum(torch.stack(losses).tolist())) / count
+        return float(sum(ranks.in_turn(torch.stack(losses))[:count].tolist())) / count
 
     @property
     def guessing(self) -> float:

@@ -18,6 +18,7 @@ from trainer.metrics import MetricSink
 from trainer.pack import Pack
 from trainer.packing import unlike
 from trainer.program import Program
+from trainer.ranks import ALONE, Ranks
 from trainer.result import SegmentResult
 from trainer.run import Run
 
@@ -41,6 +42,7 @@ def train_segment(
     evaluate_every: int = 0,
     log_every: int = 10,
     device: str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> SegmentResult:
     """Train steps [start, end) of `program` and publish the state at `end` below `output`.
 
@@ -52,9 +54,12 @@ def train_segment(
     intact one beside it counts, and where there is none CheckpointError says what is wrong with it. Where nothing
     was written yet, training begins at `start`. Resumed or not, the result is the same bit for bit.
     evaluate_every: validation loss every so many steps (0: at `end` only). Metric points name the steps done.
+    ranks: the processes that train it together, of which this is one; all are called with the same arguments, and only
+    the one of rank 0 writes states and metric points.
 
     Raises Stopped after writing the state when `should_stop()` (asked before every step) turns true, Diverged on a
-    loss that is not finite or four times that of guessing, CheckpointError, DataError, ProgramError on a bad range.
+    loss that is not finite or four times that of guessing, CheckpointError, DataError, RanksDiffer where processes that
+    train it together are found to disagree, ProgramError on a bad range or a batch that they cannot share.
     """
     order = Order(
         program=program,
@@ -71,20 +76,24 @@ def train_segment(
         evaluate_every=evaluate_every,
         log_every=log_every,
     )
-    [(_, ending)] = train_pack([order], device=device)
+    [(_, ending)] = train_pack([order], device=device, ranks=ranks)
     if isinstance(ending, Exception):
         raise ending
     return ending
 
 
-def train_pack(orders: Sequence[Order], *, device: str = "cpu") -> Iterator[tuple[int, Ending]]:
+def train_pack(
+    orders: Sequence[Order], *, device: str = "cpu", ranks: Ranks = ALONE
+) -> Iterator[tuple[int, Ending]]:
     """Train segments of one shape side by side, each as `train_segment` would; (index, ending) as each one ends.
 
     What their programs must agree in, `trainer.packing.ALIKE` says. A member that ends, well or not, leaves the pack,
     and the others go on. Where the memory does not hold them all, one half waits until the other is done.
 
-    Raises ValueError where two programs do not fit into one pack.
+    Raises ValueError where two programs do not fit into one pack, or several processes (`ranks`) are to train a pack.
     """
+    if len(orders) > 1 and not ranks.alone:
+        raise ValueError(f"{ranks.count} processes train one segment together, not a pack of {len(orders)}")
     for order in orders[1:]:
         if (reason := unlike(orders[0].program, order.program)) is not None:
             raise ValueError(f"these segments are no pack: {reason}")
@@ -97,9 +106,8 @@ def train_pack(orders: Sequence[Order], *, device: str = "cpu") -> Iterator[tupl
             switch, then = order.program.then, None
             if switch is not None:
                 then = _opened(folder_of(order.data.parent, switch.data.digest), prepared)
-            live[index] = Course(
-                order, _opened(order.data, prepared), place, then=then, packed=len(orders) > 1
-            )
+            own = _opened(order.data, prepared)
+            live[index] = Course(order, own, place, then=then, packed=len(orders) > 1, ranks=ranks)
         except Exception as error:
             ended[index] = error
     yield from ended.items()
@@ -162,7 +170,7 @@ def _train(live: _Courses) -> Iterator[tuple[int, Ending]]:
             if not live:
                 return
             engine = _engine(live)
-        if ended := _failures({i: course.stop for i, course in live.items() if course.order.should_stop()}):
+        if ended := _failures({i: course.stop for i, course in live.items() if course.asked_to_stop}):
             continue
         # A round that goes back needs its point first: the others wait for it, and it may be told to stop meanwhile.
         if any(course.run.retrace() for course in live.values()):

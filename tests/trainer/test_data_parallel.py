@@ -1,0 +1,247 @@
+"""Several processes that train one run: the bits of one process, differences found, ends that are everybody's.
+
+The processes are real and speak through gloo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.trainer.conftest import checksums
+from tests.trainer.test_process import ended, job, started
+from trainer import course, storage
+from trainer.__main__ import JobError, read_job
+from trainer.data import Prepared
+from trainer.data.prepared import open_prepared
+from trainer.devices import device_for
+from trainer.launch import meeting_place
+from trainer.metrics import NoSink
+from trainer.program import LearningRate, Numerics, Optimizer, Program, ProgramError, Pruning
+from trainer.ranks import ALONE, Ranks, check_share, joined
+from trainer.run import Run
+from trainer.segment import train_segment
+
+Make = Callable[..., Program]
+
+#: Seconds after which a process that should have answered is taken for hung.
+PATIENCE = 240
+
+
+def everywhere(what: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:
+    """`what(ranks, *arguments)` in so many processes that have joined; what each gave, by rank."""
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    found: dict[int, Any] = {}
+    with meeting_place() as place:
+        processes = [
+            context.Process(
+                target=_answer,
+                args=(what, {**place, "WORLD_SIZE": str(count), "RANK": str(rank)}, answers, arguments),
+            )
+            for rank in range(count)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            while len(found) < count:
+                found.update([answers.get(timeout=PATIENCE)])
+        except Empty:
+            pytest.fail(f"exit codes {[process.exitcode for process in processes]}; answers {found}")
+        finally:
+            for process in processes:
+                process.join(10)
+                process.kill()
+    return [found[rank] for rank in range(count)]
+
+
+def _answer(
+    what: Callable[..., Any], place: dict[str, str], answers: Any, arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(place)
+    try:
+        with joined() as ranks:
+            found = what(ranks, *arguments)
+    except Exception as error:
+        found = repr(error)
+    answers.put((int(place["RANK"]), found))
+
+
+def trained(ranks: Ranks, program: Program, data: Path) -> tuple[list[float], float, str]:
+    """The losses of all steps, the validation loss, and the SHA-256 of the whole state."""
+    run = Run(program, open_prepared(data), device_for("cpu"), ranks=ranks)
+    losses = []
+    for _ in range(program.steps):
+        while run.retrace():
+            pass
+        losses.append(float(run.advance()))
+    assert not run.pruner.missed()
+    state, digest = run.state(), hashlib.sha256()
+    for arrays in (state.weights, state.moments, state.masks):
+        for name in sorted(arrays):
+            digest.update(arrays[name].tobytes())
+    return losses, run.evaluate(), digest.hexdigest()
+
+
+def struck(ranks: Ranks, program: Program, data: Path, output: str, at: int) -> str:
+    """What is raised where rank 1 loses one weight of its mask before step `at`."""
+
+    class Struck(Run):
+        def advance(self) -> Any:
+            if ranks.rank == 1 and self.step == at:
+                name, kept = next(iter(self.pruner.masks().items()))
+                kept.view(-1)[int(self.parameters.views[name].abs().argmax())] = False
+                self.pruner.load({name: kept})
+                self.pruner.apply()
+            return super().advance()
+
+    course.Run = Struck  # type: ignore[attr-defined]
+    try:
+        train_segment(
+            *(program, 0, program.steps),
+            data=data,
+            parent=None,
+            output=output,
+            sink=NoSink(),
+            checkpoint_every=5,
+            ranks=ranks,
+        )
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def asked(ranks: Ranks, programs: list[Program], pruned: Program, data: Path, output: str) -> Any:
+    """All that is asked of two processes: to start them takes longer than to answer."""
+    bits = [trained(ranks, program, data) for program in programs]
+    return bits, [struck(ranks, pruned, data, f"{output}/{at}", at) for at in (7, 21)]
+
+
+def test_two_processes_have_the_bits_of_one_and_see_a_mask_that_changed_on_one(
+    program: Make, prepared: Prepared, tmp_path: Path
+) -> None:
+    halves, quarters = Numerics(micro_batch=2), Numerics(micro_batch=1)
+    programs = [
+        program(16, 0.5, numerics=halves),
+        program(
+            12,
+            numerics=quarters,
+            optimizer=Optimizer(name="adamw", clip_norm=0.1),
+            learning_rate=LearningRate(schedule="constant", base=1e-3, warmup=1),
+            pruning=Pruning(method="rigl", sparsity=0.5, start=0, end=9, every=3),
+        ),
+        program(
+            8, family="decoder", numerics=halves, pruning=Pruning(method="ste", sparsity=0.5, end=6, every=2)
+        ),
+        program(10, numerics=halves, pruning=Pruning(method="imp", sparsity=0.5, start=2, end=8, every=2)),
+    ]
+    # An odd number of held-out batches: the last turn is not everybody's.
+    base = programs[0].to_dict()
+    programs[0] = Program.from_dict({**base, "data": {**base["data"], "evaluation_batches": 3}})
+    pruned = program(24, 0.5, numerics=halves)
+    first, second = everywhere(asked, 2, programs, pruned, prepared.path, str(tmp_path))
+    assert first == second
+    bits, raised = first
+    for one, found in zip(programs, bits, strict=True):
+        assert found == trained(ALONE, one, prepared.path)
+
+    whole = trained(ALONE, program(16, 0.5), prepared.path)
+    np.testing.assert_allclose(bits[0][0], whole[0], rtol=1e-4)
+
+    soon, late = raised
+    assert soon.startswith(
+        "RanksDiffer: after step 9 rank 1 differs from rank 0 in the mask of shared.weight"
+    )
+    assert late.startswith(
+        "RanksDiffer: after step 24 rank 1 differs from rank 0 in the weight shared.weight"
+    )
+    assert storage.names(str(tmp_path / "7")) == ["step-5"], "nothing is written that they do not agree in"
+    assert storage.names(str(tmp_path / "21")) == ["step-15", "step-20"]
+
+
+def test_the_processes_of_a_job_end_together_and_go_on_together(
+    program: Make, prepared: Prepared, tmp_path: Path
+) -> None:
+    chosen = program(40, 0.75, numerics=Numerics(micro_batch=2))
+    file = job(tmp_path, chosen, prepared, log_every=1, checkpoint_every=4, processes=2)
+
+    def at_step(step: int, do: Callable[[Any], None]) -> tuple[int, list[dict[str, Any]], str]:
+        process = started(file)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["step"] == step:
+                do(process)
+                break
+        return ended(process)
+
+    def kill_one(process: Any) -> None:
+        [one] = [
+            child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"
+        ]
+        one.kill()
+
+    code, _, err = at_step(6, kill_one)
+    assert code == 1, f"exit code {code}, standard error: {err}"
+
+    code, lines, err = at_step(12, lambda process: process.send_signal(signal.SIGTERM))
+    assert code == 3, f"exit code {code}, standard error: {err}"
+    step = lines[-1]["stopped"]["step"]
+    assert 12 <= step < chosen.steps
+
+    code, lines, err = ended(started(file))
+    assert code == 0, f"exit code {code}, standard error: {err}"
+    points = [(line["step"], line["name"]) for line in lines[:-1]]
+    assert min(points)[0] == step + 1, "it goes on where it stopped"
+    assert len(points) == len(set(points)), "one of them speaks"
+    output = str(tmp_path / "alone")
+    alone = train_segment(
+        *(chosen, 0, chosen.steps), data=prepared.path, parent=None, output=output, sink=NoSink()
+    )
+    assert lines[-1]["result"]["loss"] == alone.loss
+    assert checksums(lines[-1]["result"]["checkpoint"]) == checksums(alone.checkpoint)
+
+
+@pytest.mark.parametrize(("count", "part"), [(1, 4), (2, 2), (3, 2), (4, 1)])
+def test_every_row_of_a_batch_is_somebodys(count: int, part: int) -> None:
+    rows = np.arange(24).reshape(12, 2)
+    shares = [Ranks(rank, count).share({"rows": rows}, part)["rows"] for rank in range(count)]
+    # In the order of the parts: the first of each process, then the second of each.
+    parts = [share[begin : begin + part] for begin in range(0, 12 // count, part) for share in shares]
+    assert np.array_equal(np.concatenate(parts), rows)
+
+
+@pytest.mark.parametrize(
+    ("count", "numerics", "said"),
+    [
+        (0, Numerics(), "0 processes train nothing"),
+        (3, Numerics(micro_batch=1), "3 processes cannot share batches of 4: use a divisor"),
+        (2, Numerics(), "cut into 1 parts: set numerics.micro_batch to 2 or a divisor of it"),
+        (4, Numerics(micro_batch=2), "cut into 2 parts: set numerics.micro_batch to 1 or"),
+        (2, Numerics(micro_batch=2, device_type="xla"), "on xla one process drives all chips"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(count: int, numerics: Numerics, said: str, program: Make) -> None:
+    with pytest.raises(ProgramError, match=said):
+        check_share(program(4, numerics=numerics), count)
+    check_share(program(4, numerics=numerics), 1)
+
+
+def test_a_job_for_another_number_of_processes_is_refused(
+    program: Make, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = job(tmp_path, program(4, numerics=Numerics(micro_batch=1)), prepared, processes=2)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(JobError, match="has processes: 2, and WORLD_SIZE is 4: make them the same"):
+        read_job(file)

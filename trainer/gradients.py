@@ -1,0 +1,58 @@
+"""The gradient of a batch from the gradients of its parts, summed in the order of the parts whoever computed them.
+
+Floating-point sums depend on their order. Each process therefore takes a stretch of the flat gradient, gets it from
+all others for every part, adds the parts up one by one, and the summed stretches are gathered: for one part a process,
+as many bytes as an all-reduce moves, and the bits of one process that adds the parts up alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.flat import FlatParameters
+from trainer.ranks import Ranks
+
+
+class PartSum:
+    """flat: [size] as the parameters lie; after `finish` the mean over the parts, the same in all processes."""
+
+    def __init__(self, parameters: FlatParameters, ranks: Ranks) -> None:
+        self._ranks = ranks
+        stretch = -(-parameters.size // ranks.count)
+        self._whole = parameters.data.new_zeros(stretch * ranks.count)
+        self._summed = self._whole if ranks.alone else parameters.data.new_zeros(stretch)
+        self.flat = self._whole[: parameters.size]
+        self._views = list(parameters.view_of(self.flat).values())
+        self._parts = 0
+
+    def set(self, gradients: Sequence[Tensor]) -> None:
+        """Take a gradient, one tensor a parameter in their order, for the whole one."""
+        torch._foreach_copy_(self._views, list(gradients))
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Add the gradient of this process's next part; all processes add theirs at the same time."""
+        if self._ranks.alone:
+            if self._parts:
+                torch._foreach_add_(self._views, list(gradients))
+            else:
+                self.set(gradients)
+            self._parts += 1
+            return
+        self.set(gradients)
+        for part in self._ranks.dealt(self._whole):
+            if self._parts:
+                self._summed.add_(part)
+            else:
+                self._summed.copy_(part)
+            self._parts += 1
+
+    def finish(self) -> None:
+        """All parts were added: their mean."""
+        if not self._ranks.alone:
+            self._ranks.gather(self._summed, self._whole)
+        if self._parts > 1:
+            self.flat.div_(self._parts)
+        self._parts = 0
