@@ -53,8 +53,8 @@ class AdaFactor(Update):
         alive = nonzero > 0
         counted = torch.where(alive, nonzero, self._sizes)
         update_norm = torch.stack(torch._foreach_norm(self._masked_views, 2))
-        # Only a CPU can look at no cost: elsewhere asking would wait for the device.
-        if not weights.is_cpu or not alive.all():
+        # Only a CPU can look at no cost: elsewhere asking would wait for the device, and what is compiled cannot ask.
+        if not weights.is_cpu or torch.compiler.is_compiling() or not alive.all():
             everything = torch.stack(torch._foreach_norm(list(self._parameters.view_of(update).values()), 2))
             update_norm = torch.where(alive, update_norm, everything)
         clip = (update_norm / counted.sqrt() / chosen.clip_rms).clamp_(min=1.0)
