@@ -47,7 +47,8 @@ log = logging.getLogger("orchestrator.tracking")
 def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> Iterator[None]:
     """MLflow follows the ledger while the block runs, and is up to date after it, if it can be reached.
 
-    `on_trouble` is called from another thread with one line when MLflow does not answer, and None when it does again.
+    `on_trouble` is called with one line when MLflow does not answer, and None when it does again, from another thread;
+    at the end also where the mirror had to be stopped before it was done.
     """
     environment = {
         **os.environ,
@@ -91,13 +92,17 @@ def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> I
         yield
     finally:
         process.stdin.close()
+        late = False
         try:
             process.wait(FAREWELL_SECONDS)
         except subprocess.TimeoutExpired:
+            late = True
             process.terminate()
             process.wait()
         listener.join()
         output.close()
+        if late:
+            on_trouble(f"MLflow was not up to date after {FAREWELL_SECONDS:.0f} s; the next mirror goes on from there")
 
 
 def catch_up(settings: Settings, engine: Engine) -> str | None:
