@@ -13,6 +13,7 @@ from fitter.accounting import PAPER_SCHEDULE, GradualPruning
 from fitter.bootstrap import Held, Method, bootstrap, scatter
 from fitter.errors import NotIdentifiedError, SettingError, TableError
 from fitter.forms import Form, get_form
+from fitter.groups import PRUNING, grouped
 from fitter.identifiability import gate
 from fitter.intervals import Interval, bounds, coefficient_intervals
 from fitter.law import Law
@@ -175,6 +176,8 @@ def fit(
 def fit_groups(table: Any, by: Sequence[str], **settings: Any) -> dict[tuple[str, ...], Law]:
     """One law for each value of the label columns `by`, such as ["pattern"] or ["method", "family"].
 
+    Dense runs belong to every group of their family; several n:m patterns of one m make one group (`fitter.groups`).
+
     Args:
         table: as for `fit`, with the columns named in `by`.
         settings: as for `fit`.
@@ -191,13 +194,16 @@ def fit_groups(table: Any, by: Sequence[str], **settings: Any) -> dict[tuple[str
         raise TableError(
             [f"column '{name}' to group by is missing" for name in gone] or ["no column to group by"]
         )
-    keys = list(zip(*(runs.labels[name].astype(str).tolist() for name in by), strict=True))
+    labels = {name: runs.labels[name].astype(str).tolist() for name in by}
+    rows = [
+        {"sparsity": sparsity, **{name: column[place] for name, column in labels.items()}}
+        for place, sparsity in enumerate(runs.sparsity)
+    ]
     laws: dict[tuple[str, ...], Law] = {}
     problems: list[str] = []
-    for key in sorted(set(keys)):
-        members = np.array([other == key for other in keys])
+    for key, places in sorted(grouped(rows, by).items()):
         try:
-            laws[key] = fit(runs.take(members), **settings)
+            laws[key] = fit(runs.take(np.array(places)), **settings)
         except NotIdentifiedError as error:
             named = ", ".join(f"{name} {value}" for name, value in zip(by, key, strict=True))
             problems += [f"group {named}: {sentence}" for sentence in error.missing]
@@ -261,11 +267,13 @@ def _with_base_draws(
 
 def _mixed(runs: Runs) -> dict[str, list[str]]:
     """Label columns with several values: runs that one set of coefficients may not describe."""
-    return {
-        name: sorted(set(column.astype(str).tolist()))
+    found = {
+        # A dense run is the same whatever the others are pruned by and to.
+        name: sorted(set(column[(runs.sparsity > 0) | (name not in PRUNING)].astype(str).tolist()))
         for name, column in runs.labels.items()
-        if name != "seed" and len(set(column.astype(str).tolist())) > 1
+        if name != "seed"
     }
+    return {name: values for name, values in found.items() if len(values) > 1}
 
 
 def _rounded(values: Array) -> Array:

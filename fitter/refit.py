@@ -1,4 +1,4 @@
-"""The refit loop: whenever runs complete, fit the sweep's law anew and store it as the next version.
+"""The refit loop: whenever runs complete, fit the sweep's law anew (each group's) and store it as the next version.
 
 Level-triggered: it compares the runs that the ledger has with those that the newest fit saw, so a lost notification,
 a restart, or two loops at once change nothing but the time.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from fitter.errors import FitError
 from fitter.fitting import fit
+from fitter.groups import named
 from fitter.identifiability import gate
 from ledger import channels, fits, runs, sweeps
 from ledger.models import Fit, Sweep
@@ -33,14 +34,19 @@ DUTY = 0.2
 #: Columns of a run that a fit looks at.
 _TABLE = tuple(column for column in runs.COLUMNS if column not in ("state", "name"))
 
+#: (sweep, group) → (digest of runs that could not be fitted, why).
+_Unfittable = dict[tuple[str, str], tuple[str, str]]
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefitStatus:
-    """Where a sweep's law stands."""
+    """Where a law stands: a sweep's, or that of one group of its runs."""
 
     sweep: str
+    group: str = ""
+    """Which of the sweep's runs it describes (`fitter.groups`); empty: all of them."""
     runs: int
     """Completed runs."""
     identified: bool
@@ -62,43 +68,51 @@ class Refitter:
         """`on_fit` is called with sweep and version after each stored fit."""
         self._engine = engine
         self._on_fit = on_fit
-        self._unfittable: dict[str, tuple[str, str]] = {}
+        self._unfittable: _Unfittable = {}
 
     def status(self, sweep: str) -> RefitStatus:
-        """Where the law of that sweep stands, without fitting. Raises LedgerError for an unknown sweep."""
+        """Where the laws of that sweep stand together, without fitting. Raises LedgerError for an unknown sweep."""
         with Session(self._engine) as session:
-            return self._look(session, sweep)[0]
+            return _together(*_look(session, sweep, self._unfittable))
 
     def refit(self, sweep: str) -> RefitStatus:
-        """Fit that sweep if its runs call for it; where its law stands then. Raises LedgerError."""
+        """Fit the groups of that sweep whose runs call for it; where its laws stand then. Raises LedgerError."""
         with Session(self._engine) as session:
-            status, rows, law = self._look(session, sweep)
-        if status.current or not status.identified:
-            return status
-        digest = runs.digest(rows)
+            looks, done = _look(session, sweep, self._unfittable)
+        due = [look for look in looks if look.status.identified and not look.status.current]
+        for look in due:
+            self._fit(look)
+        return self.status(sweep) if due else _together(looks, done)
+
+    def _fit(self, look: _Look) -> None:
+        sweep, group, rows, law = look.status.sweep, look.status.group, look.rows, look.law
         try:
             # A search looks at impossible coefficients too; what comes of them is no news to anyone.
             with np.errstate(all="ignore"):
                 document = fit(rows, form=law.form, **law.objective).document()
         except FitError as error:
             # The gate let it pass; the fit says better what is wrong. The next run may mend it.
-            log.warning("sweep %s cannot be fitted: %s", sweep, error)
-            self._unfittable[sweep] = (digest, str(error))
-            return self.status(sweep)
+            log.warning("sweep %s cannot be fitted: %s", _named(sweep, group), error)
+            self._unfittable[sweep, group] = (look.digest, str(error))
+            return
         with Session(self._engine) as session, session.begin():
             there = session.get_one(Sweep, law.sweep_id, with_for_update=True)
-            newest = fits.latest(session, there.id)
+            newest = fits.latest(session, there.id, group)
             # Another loop may have been faster.
-            version = None
-            if newest is None or not law.matches(newest, digest):
-                version = fits.add(
-                    session, there.id, form=law.form, document=document, runs_digest=digest, runs=len(rows)
-                ).version
-        if version is not None:
-            log.info("sweep %s: law version %d from %d runs", sweep, version, len(rows))
-            if self._on_fit is not None:
-                self._on_fit(sweep, version)
-        return self.status(sweep)
+            if newest is not None and law.matches(newest, look.digest):
+                return
+            version = fits.add(
+                session,
+                there.id,
+                group=group,
+                form=law.form,
+                document=document,
+                runs_digest=look.digest,
+                runs=len(rows),
+            ).version
+        log.info("sweep %s: law version %d from %d runs", _named(sweep, group), version, len(rows))
+        if self._on_fit is not None:
+            self._on_fit(sweep, version)
 
     def refit_all(self) -> None:
         """Fit every sweep whose runs call for it."""
@@ -138,39 +152,100 @@ class Refitter:
         finally:
             listener.close()
 
-    def _look(self, session: Session, name: str) -> tuple[RefitStatus, list[dict[str, Any]], _Law]:
-        sweep = sweeps.get(session, name)
-        law = _Law.of(sweep)
-        done = [row for row in runs.table(session, name) if row["state"] == "completed"]
-        rows = [{column: row[column] for column in _TABLE} for row in done]
-        if any(row.get("unique_data") for row in done):
-            # Only runs from elsewhere say it; where it is not said, no example was seen twice.
-            rows = [
-                {**row, "unique_data": whole.get("unique_data") or row["data"]}
-                for row, whole in zip(rows, done, strict=True)
-            ]
-        newest = fits.latest(session, sweep.id)
-        digest = runs.digest(rows)
-        verdict, missing = None, ["no run has completed yet"]
-        if rows:
-            try:
-                verdict = gate(rows, law.form)
-                missing = list(verdict.missing)
-            except FitError as error:
-                missing = [str(error)]
-        identified = verdict is not None and verdict.identified
-        if self._unfittable.get(name, ("", ""))[0] == digest:
-            identified, missing = False, [self._unfittable[name][1]]
-        status = RefitStatus(
-            sweep=name,
-            runs=len(rows),
-            identified=identified,
-            missing=missing,
-            weak=[] if verdict is None else list(verdict.weak),
-            version=None if newest is None else newest.version,
-            current=newest is not None and law.matches(newest, digest),
-        )
-        return status, rows, law
+
+def standing(session: Session, sweep: str, group: str | None = None) -> RefitStatus:
+    """Where the law of a sweep's group stands, or those of all its groups together, without fitting.
+
+    Raises LedgerError for an unknown sweep.
+    """
+    looks, completed = _look(session, sweep, {})
+    return _together([look for look in looks if look.status.group == group] or looks, completed)
+
+
+def _look(session: Session, name: str, unfittable: _Unfittable) -> tuple[list[_Look], int]:
+    """How each group of the sweep stands, and how many of its runs are completed."""
+    sweep = sweeps.get(session, name)
+    law = _Law.of(sweep)
+    table = runs.table(session, name)
+    # By all runs, not only those that are done: a group keeps its name while the sweep goes on.
+    looks = [
+        _look_at(session, law, name, group, [table[place] for place in places], unfittable)
+        for group, places in (named(table) or {"": []}).items()
+    ]
+    return looks, sum(row["state"] == "completed" for row in table)
+
+
+def _look_at(
+    session: Session,
+    law: _Law,
+    sweep: str,
+    group: str,
+    table: list[dict[str, Any]],
+    unfittable: _Unfittable,
+) -> _Look:
+    done = [row for row in table if row["state"] == "completed"]
+    rows = [{column: row[column] for column in _TABLE} for row in done]
+    if any(row.get("unique_data") for row in done):
+        # Only runs from elsewhere say it; where it is not said, no example was seen twice.
+        rows = [
+            {**row, "unique_data": whole.get("unique_data") or row["data"]}
+            for row, whole in zip(rows, done, strict=True)
+        ]
+    newest = fits.latest(session, law.sweep_id, group)
+    digest = runs.digest(rows)
+    verdict, missing = None, ["no run has completed yet"]
+    if rows:
+        try:
+            verdict = gate(rows, law.form)
+            missing = list(verdict.missing)
+        except FitError as error:
+            missing = [str(error)]
+    identified = verdict is not None and verdict.identified
+    tried, trouble = unfittable.get((sweep, group), ("", ""))
+    if tried == digest:
+        identified, missing = False, [trouble]
+    status = RefitStatus(
+        sweep=sweep,
+        group=group,
+        runs=len(rows),
+        identified=identified,
+        missing=missing,
+        weak=[] if verdict is None else list(verdict.weak),
+        version=None if newest is None else newest.version,
+        current=newest is not None and law.matches(newest, digest),
+    )
+    return _Look(status, rows, digest, law)
+
+
+def _together(looks: Sequence[_Look], completed: int) -> RefitStatus:
+    """The laws of a sweep's groups as one: what is missing or weak is told with its group."""
+    statuses = [look.status for look in looks]
+    if len(statuses) == 1:
+        return statuses[0]
+    versions = [status.version for status in statuses if status.version is not None]
+    return RefitStatus(
+        sweep=statuses[0].sweep,
+        runs=completed,
+        identified=any(status.identified for status in statuses),
+        missing=[f"{status.group}: {line}" for status in statuses for line in status.missing],
+        weak=[f"{status.group}: {line}" for status in statuses for line in status.weak],
+        version=max(versions, default=None),
+        current=all(status.current or not status.identified for status in statuses),
+    )
+
+
+def _named(sweep: str, group: str) -> str:
+    return f"{sweep}, {group}" if group else sweep
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a refit goes by: where a law stands, the runs that it is to describe, and how it is fitted."""
+
+    status: RefitStatus
+    rows: list[dict[str, Any]]
+    digest: str
+    law: _Law
 
 
 @dataclass(frozen=True)

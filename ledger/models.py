@@ -226,6 +226,8 @@ class Fit(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     sweep_id: Mapped[int] = mapped_column(ForeignKey("sweeps.id", ondelete="CASCADE"))
     version: Mapped[int]  # 1, 2, … within the sweep
+    # Which of its runs: those of one family, method and pattern (fitter.groups). Empty: one law for all of them.
+    group: Mapped[str] = mapped_column("group_name", default="", server_default="")
     form: Mapped[str]
     document: Mapped[dict[str, Any]]
     runs_digest: Mapped[str]  # SHA-256 of the runs it used

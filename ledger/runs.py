@@ -59,15 +59,16 @@ def failed_attempts(session: Session, sweep_name: str) -> list[dict[str, Any]]:
 
 
 def training_seconds(session: Session, sweep_name: str) -> list[dict[str, Any]]:
-    """The completed runs of a sweep whose training time is known: `sparsity`, `nonzero_params`, `data`, `seconds`.
+    """The completed runs of a sweep whose training time is known: `position`, `sparsity`, `nonzero_params`, `data`,
+    `seconds`.
 
     The time of a run is what its whole path takes at the speed of each of its segments, shared trunk included; of an
     imported run, what its table said.
     """
     rows = session.execute(
         text("""
-            SELECT (cell ->> 'sparsity')::float8 AS sparsity, (cell ->> 'nonzero_params')::float8 AS nonzero_params,
-                (cell ->> 'data')::float8 AS data, seconds
+            SELECT position, (cell ->> 'sparsity')::float8 AS sparsity,
+                (cell ->> 'nonzero_params')::float8 AS nonzero_params, (cell ->> 'data')::float8 AS data, seconds
             FROM (
                 SELECT runs.id, runs.position, cell, coalesce(
                     CASE WHEN jsonb_typeof(cell -> 'seconds') = 'number' THEN (cell ->> 'seconds')::float8 END,

@@ -14,11 +14,14 @@ from fitter.service.guard import Guard
 from fitter.service.laws import LawCache
 from fitter.service.metrics import Metrics
 from fitter.service.routes import (
+    contours,
     events,
     fit,
+    held_out,
     imports,
     law,
     operations,
+    optimum,
     pages,
     runs,
     session,
@@ -97,9 +100,11 @@ def create_app(
     app.add_middleware(
         Guard, require_token=require_token, doorkeeper=app.state.doorkeeper, metrics=app.state.metrics
     )
-    for module in (sweeps, runs, imports, law, suggestions, events, fit, operations, pages, session, assets):
+    for module in (
+        *(sweeps, runs, imports, law, optimum, held_out, contours, suggestions, events, fit),
+        *(operations, pages, session, assets),
+    ):
         app.include_router(module.router)
-    app.include_router(law.costs_router)
     return app
 
 

@@ -121,8 +121,8 @@ def look(context: Context, name: str) -> Snapshot | None:
 
 
 def _law(row: Any) -> dict[str, Any]:
-    created_at = row["created_at"].isoformat()
-    return {"version": row["version"], "form": row["form"], "runs": row["runs"], "created_at": created_at}
+    said = {name: row[name] for name in ("version", "group", "form", "runs")}
+    return said | {"created_at": row["created_at"].isoformat()}
 
 
 def changes(position: Position, now: Snapshot, told: set[int]) -> list[Event]:

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
+from sqlalchemy.orm import Session
 
+from fitter.groups import UnknownGroup, chosen
 from fitter.service import problems, queries
+from ledger.fits import law_document
 
 if TYPE_CHECKING:
     from fitter.law import Law
@@ -34,6 +37,8 @@ class StoredLaw:
     """One version of a sweep's law, ready to be sent and to be asked."""
 
     sweep: str
+    group: str
+    """Which of the sweep's runs it describes; empty: all of them."""
     version: int
     fit_id: int
     document: dict[str, Any]
@@ -76,56 +81,74 @@ class LawCache:
         self._kept: OrderedDict[int, StoredLaw] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, connection: Connection, name: str, version: int | None = None) -> StoredLaw:
-        """The newest law of a sweep, or the given version.
+    def get(
+        self, connection: Connection, name: str, version: int | None = None, group: str | None = None
+    ) -> StoredLaw:
+        """The newest law of a sweep, or the given version; of that group of its runs, or of the first.
 
-        Raises Problem (404): no such sweep, no such version, or no law yet, with what is missing.
+        Raises Problem (404): no such sweep, group or version, or no law yet, with what is missing.
         """
         if not queries.NAME.fullmatch(name):
             raise problems.unknown_sweep(name)
-        key = queries.fit_key(connection, name, version)
+        key = queries.fit_key(connection, name, version, group or None)
         if key is None:
             raise problems.unknown_sweep(name, queries.similar_names(connection, name))
-        sweep_id, fit_id, found_version = key
-        if fit_id is None or found_version is None:
-            raise _no_law(connection, sweep_id, name, version)
+        unsaid = not group and version is None and key.group
+        if unsaid or (group and key.fit_id is None):
+            # One of several groups, named in another way or not at all. Sweeps of one group never come here.
+            group = group_of(connection, key.sweep_id, group)
+            key = queries.fit_key(connection, name, version, group)
+            assert key is not None
+        if key.fit_id is None:
+            raise _no_law(connection, key.sweep_id, name, version, group)
         with self._lock:
-            if fit_id in self._kept:
-                self._kept.move_to_end(fit_id)
-                return self._kept[fit_id]
-        row = queries.fit(connection, fit_id)
-        stored = stored_law(name, row["document"], found_version, fit_id, row["created_at"].isoformat())
+            if key.fit_id in self._kept:
+                self._kept.move_to_end(key.fit_id)
+                return self._kept[key.fit_id]
+        stored = stored_law(name, queries.fit(connection, key.fit_id))
         with self._lock:
-            self._kept[fit_id] = stored
+            self._kept[key.fit_id] = stored
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         return stored
 
 
-def stored_law(name: str, document: dict[str, Any], version: int, fit_id: int, created_at: str) -> StoredLaw:
+def group_of(connection: Connection, sweep_id: int, asked: str | None) -> str:
+    """The name of the group that is meant, the first by default. Raises Problem (404)."""
+    try:
+        return chosen(asked, list(queries.groups(connection, sweep_id)))
+    except UnknownGroup as error:
+        raise problems.Problem(404, "unknown-group", "The sweep has no such group", f"{error}.") from error
+
+
+def stored_law(name: str, row: RowMapping) -> StoredLaw:
     """A fit's document with its version, as `lacuna law NAME --json` prints it and REST returns it."""
-    full = {**document, "sweep": name, "version": version, "created_at": created_at}
+    full = law_document(name, **{key: row[key] for key in ("document", "version", "group", "created_at")})
     body = json.dumps(full, ensure_ascii=False, allow_nan=False).encode()
     return StoredLaw(
         sweep=name,
-        version=version,
-        fit_id=fit_id,
+        group=row["group"],
+        version=row["version"],
+        fit_id=row["id"],
         document=full,
         body=body,
-        etag=f'"{name}-{version}-{fit_id}"',
+        etag=f'"{name}-{row["version"]}-{row["id"]}"',
     )
 
 
-def _no_law(connection: Connection, sweep_id: int, name: str, version: int | None) -> problems.Problem:
+def _no_law(
+    connection: Connection, sweep_id: int, name: str, version: int | None, group: str | None
+) -> problems.Problem:
     newest = queries.law_versions(connection, [sweep_id]).get(sweep_id)
     if version is not None and newest is not None:
+        of = f" of group '{group}'" if group else ""
         return problems.Problem(
             404,
             "unknown-version",
             "The law has no such version",
-            f"The law of '{name}' has versions 1 to {newest}; {version} is none of them.",
+            f"The law of '{name}' has versions 1 to {newest}; {version} is none of them{of}.",
         )
-    missing = missing_for_a_law(connection, sweep_id)
+    missing = missing_for_a_law(connection, name, group)
     return problems.Problem(
         404,
         "no-law-yet",
@@ -135,22 +158,10 @@ def _no_law(connection: Connection, sweep_id: int, name: str, version: int | Non
     )
 
 
-def missing_for_a_law(connection: Connection, sweep_id: int) -> list[str]:
-    """One sentence for each thing that the completed runs of a sweep lack to identify its law."""
-    from fitter.errors import TableError
-    from fitter.identifiability import gate
-    from fitter.table import check
+def missing_for_a_law(connection: Connection, name: str, group: str | None) -> list[str]:
+    """One sentence for each thing that the completed runs of a sweep's group lack to identify its law."""
+    from fitter.refit import standing
 
-    rows = [
-        {**run["cell"], "loss": run["loss"]}
-        for run in queries.runs_page(connection, sweep_id)
-        if run["loss"] is not None and run["state"].value == "completed"
-    ]
-    columns = ("sparsity", "nonzero_params", "data", "loss")
-    if not rows:
-        return ["No run has completed yet."]
-    try:
-        table = check({column: [row.get(column) for row in rows] for column in columns})
-    except TableError as error:
-        return error.problems
-    return list(gate(table, "sparsity").missing)
+    with Session(bind=connection) as session:
+        status = standing(session, name, group)
+    return status.missing if status.runs else ["No run has completed yet."]

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "token-needed": "Send a valid token as `Authorization: Bearer TOKEN`, or log in on the page.",
     "too-many-requests": "Ask again after `Retry-After` seconds.",
     "too-many-streams": "Too many event streams are open. Close one, or poll `/progress`.",
+    "unknown-group": "The sweep has no group of runs of that name. `groups` of the sweep lists them.",
     "unknown-sweep": "No sweep has this name. `GET /v1/sweeps` lists them.",
     "unknown-token": "The token is unknown, expired or revoked.",
     "unknown-version": "The law has no such version. `/law/history` lists them.",

@@ -79,6 +79,11 @@ def unknown_sweep(name: str, known: Sequence[str] = ()) -> Problem:
     return Problem(404, "unknown-sweep", "There is no such sweep", f"No sweep is named '{echo(name)}'.{hint}")
 
 
+def unanswerable(detail: str) -> Problem:
+    """The question makes no sense to a law."""
+    return Problem(422, "invalid-question", "The law cannot answer this question", detail)
+
+
 def echo(value: Any) -> str:
     """A refused value, short and printable enough to stand in an error."""
     text = "".join(character if character.isprintable() else "\ufffd" for character in str(value))
@@ -179,9 +184,7 @@ async def _not_identified(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _setting(request: Request, error: Exception) -> JSONResponse:
-    return Problem(422, "invalid-question", "The law cannot answer this question", str(error)).response(
-        request
-    )
+    return unanswerable(str(error)).response(request)
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:

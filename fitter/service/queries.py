@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, case, func, literal, select, true, type_coerce
 
+from fitter.groups import COLUMNS, named
 from ledger.models import (
     Attempt,
     AttemptState,
@@ -231,7 +232,7 @@ def last_ended(connection: Connection, sweep_id: int, limit: int) -> list[RowMap
 def last_fits(connection: Connection, sweep_id: int, limit: int) -> list[RowMapping]:
     """The newest versions of a sweep's law, newest first, without their documents."""
     statement = (
-        select(Fit.version, Fit.form, Fit.runs, Fit.created_at)
+        select(Fit.version, Fit.group.label("group"), Fit.form, Fit.runs, Fit.created_at)
         .where(Fit.sweep_id == sweep_id)
         .order_by(Fit.version.desc())
         .limit(limit)
@@ -280,52 +281,90 @@ def forest(connection: Connection, sweep_id: int) -> list[RowMapping]:
     return list(connection.execute(statement).mappings())
 
 
-_FIT = (
-    Fit.id,
-    Fit.version,
-    Fit.form,
-    Fit.document,
-    Fit.created_at,
-    Fit.runs,
-    Fit.runs_digest,
-    Fit.tracking_id,
-)
+@dataclass(frozen=True)
+class FitKey:
+    """Which fit answers, where there is one."""
+
+    sweep_id: int
+    fit_id: int | None
+    version: int | None
+    group: str | None
 
 
-def fit_key(
-    connection: Connection, name: str, version: int | None
-) -> tuple[int, int | None, int | None] | None:
-    """(sweep id, fit id, fit version) of the newest or the given version; None where the sweep is unknown.
+def fit_key(connection: Connection, name: str, version: int | None, group: str | None) -> FitKey | None:
+    """The newest or the given version, of that group or of any; None where the sweep is unknown.
 
     The cheapest question that tells whether a cached law is still the newest: two index look-ups.
     """
     newest = (
-        select(Fit.id, Fit.version, Fit.sweep_id)
+        select(Fit.id, Fit.version, Fit.group.label("group"))
         .where(Fit.sweep_id == Sweep.id)
         .order_by(Fit.version.desc())
         .limit(1)
     )
     if version is not None:
         newest = newest.where(Fit.version == version)
+    if group is not None:
+        newest = newest.where(Fit.group == group)
     one = newest.lateral()
-    statement = select(Sweep.id, one.c.id, one.c.version).outerjoin(one, true()).where(Sweep.name == name)
-    row = connection.execute(statement).one_or_none()
-    return None if row is None else (row[0], row[1], row[2])
+    columns = (Sweep.id, one.c.id, one.c.version, one.c.group)
+    row = connection.execute(select(*columns).outerjoin(one, true()).where(Sweep.name == name)).one_or_none()
+    return None if row is None else FitKey(*row)
+
+
+def groups(connection: Connection, sweep_id: int) -> dict[str, frozenset[int]]:
+    """Positions of the runs that each law of a sweep describes, by its group's name, in grid order."""
+    cell = Run.cell
+    statement = (
+        select(
+            Run.position,
+            cell["sparsity"].as_float().label("sparsity"),
+            *(cell[column].as_string().label(column) for column in COLUMNS),
+        )
+        .where(Run.sweep_id == sweep_id)
+        .order_by(Run.position)
+    )
+    rows = [dict(row) for row in connection.execute(statement).mappings()]
+    return {
+        name: frozenset(rows[place]["position"] for place in places) for name, places in named(rows).items()
+    }
 
 
 def fit(connection: Connection, fit_id: int) -> RowMapping:
-    """One fit."""
-    return connection.execute(select(*_FIT).where(Fit.id == fit_id)).mappings().one()
+    """One fit: id, version, group, document, created_at."""
+    columns = (Fit.id, Fit.version, Fit.group.label("group"), Fit.document, Fit.created_at)
+    return connection.execute(select(*columns).where(Fit.id == fit_id)).mappings().one()
 
 
 def fits_page(
-    connection: Connection, sweep_id: int, *, before: int | None = None, limit: int
+    connection: Connection, sweep_id: int, *, group: str | None, before: int | None = None, limit: int
 ) -> list[RowMapping]:
-    """Versions of a sweep's law, newest first, below version `before`."""
-    statement = select(*_FIT).where(Fit.sweep_id == sweep_id).order_by(Fit.version.desc()).limit(limit)
+    """Versions of a sweep's law, of that group or of all, newest first, below version `before`.
+
+    Of the documents only coefficients and intervals: whole ones are some 100 kB each, by their draws.
+    """
+    columns = (Fit.version, Fit.group.label("group"), Fit.form, Fit.created_at, Fit.runs, Fit.runs_digest)
+    parts = (Fit.document[name].label(name) for name in ("coefficients", "intervals"))
+    statement = (
+        select(*columns, *parts).where(Fit.sweep_id == sweep_id).order_by(Fit.version.desc()).limit(limit)
+    )
+    if group is not None:
+        statement = statement.where(Fit.group == group)
     if before is not None:
         statement = statement.where(Fit.version < before)
     return list(connection.execute(statement).mappings())
+
+
+def runs_behind(connection: Connection, name: str, group: str) -> list[RowMapping]:
+    """The completed runs that the law of a sweep's group describes, in grid order."""
+    found = sweep(connection, name)
+    if found is None:
+        return []
+    rows = runs_page(connection, found.id, state=SegmentState.completed)
+    members = groups(connection, found.id).get(group, frozenset()) if group else None
+    return [
+        row for row in rows if row["loss"] is not None and (members is None or row["position"] in members)
+    ]
 
 
 def states(connection: Connection) -> list[tuple[str, str, int]]:

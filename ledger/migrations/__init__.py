@@ -12,7 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 from ledger.errors import LedgerError
 
 #: The newest revision: known without importing Alembic, so that a command on a current ledger starts quickly.
-HEAD = "0004"
+HEAD = "0005"
 
 #: Advisory lock that one migrating process holds. Any number that nothing else uses.
 MIGRATION_LOCK = 0x1AC0_0001

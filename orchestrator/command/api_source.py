@@ -54,15 +54,18 @@ class ApiSource:
             return None, missing
         return {name: document[name] for name in ("version", "runs", "created_at")}, []
 
-    def law(self, sweep: str) -> dict[str, Any]:
-        document, missing = self._law(sweep)
+    def groups(self, sweep: str) -> dict[str, frozenset[int]]:
+        return {group.name: frozenset(group.runs) for group in self._client.sweep(sweep).groups}
+
+    def law(self, sweep: str, group: str | None = None) -> dict[str, Any]:
+        document, missing = self._law(sweep, group)
         if document is None:
             raise no_law_yet(sweep, missing)
         return document
 
-    def _law(self, sweep: str) -> tuple[dict[str, Any] | None, list[str]]:
+    def _law(self, sweep: str, group: str | None = None) -> tuple[dict[str, Any] | None, list[str]]:
         try:
-            return self._client.law(sweep), []
+            return self._client.law(sweep, group=group), []
         except Refused as refused:
             if refused.kind != "no-law-yet":
                 raise
@@ -77,10 +80,10 @@ class ApiSource:
     def failed_attempts(self, sweep: str) -> list[dict[str, Any]]:
         return [attempt.model_dump() for attempt in self._client.attempts(sweep)]
 
-    def costs(self, sweep: str) -> MeasuredCosts:
+    def costs(self, sweep: str, group: str | None = None) -> MeasuredCosts:
         from fitter.measurement import MeasuredCosts
 
-        costs = self._client.costs(sweep)
+        costs = self._client.costs(sweep, group=group)
         return MeasuredCosts(tuple(costs.sparsity), tuple(costs.multiplier), tuple(costs.runs))
 
     def change(self, sweep: str, what: Change) -> str:

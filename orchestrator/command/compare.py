@@ -7,7 +7,7 @@ import json
 import click
 
 from orchestrator.command.fit import refuse
-from orchestrator.command.source import api_option, table_or_sweep
+from orchestrator.command.source import api_option, group_option, table_or_sweep
 
 
 @click.command()
@@ -23,10 +23,17 @@ from orchestrator.command.source import api_option, table_or_sweep
 @click.option(
     "--huber-delta", type=float, default=1e-3, show_default=True, help="Huber threshold, in its units."
 )
+@group_option
 @api_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 def command(
-    table: str, forms: tuple[str, ...], residual: str, huber_delta: float, api: str | None, as_json: bool
+    table: str,
+    forms: tuple[str, ...],
+    residual: str,
+    huber_delta: float,
+    group: str | None,
+    api: str | None,
+    as_json: bool,
 ) -> None:
     """Rank law forms on TABLE (a file or a sweep) by their error on runs held out at the far end of each axis.
 
@@ -38,7 +45,7 @@ def command(
 
     try:
         result = fitter.compare(
-            table_or_sweep(table, api),
+            table_or_sweep(table, api, group),
             forms=forms or None,
             residual="raw" if residual == "raw" else "log",
             huber_delta=huber_delta,

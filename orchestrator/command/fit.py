@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.command.source import api_option, table_or_sweep
+from orchestrator.command.source import api_option, group_option, table_or_sweep
 
 if TYPE_CHECKING:
     from fitter.law import Law
@@ -37,6 +37,7 @@ def refuse(error: Exception) -> None:
     "--base", type=click.Path(exists=True, dir_okay=False), help="Law file that a transfer form keeps."
 )
 @click.option("--out", type=click.Path(dir_okay=False), help="Also write the law document to this file.")
+@group_option
 @api_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 def command(
@@ -47,6 +48,7 @@ def command(
     level: float,
     base: str | None,
     out: str | None,
+    group: str | None,
     api: str | None,
     as_json: bool,
 ) -> None:
@@ -61,7 +63,7 @@ def command(
 
     try:
         law = fitter.fit(
-            table_or_sweep(table, api),
+            table_or_sweep(table, api, group),
             form=form,
             residual="raw" if residual == "raw" else "log",
             huber_delta=huber_delta,

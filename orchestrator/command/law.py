@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.command.output import console, figure, percent, print_json, span, table
-from orchestrator.command.source import Source, api_option, open_source, runs_table
+from orchestrator.command.source import Source, api_option, group_option, open_source, runs_table
 
 
 @click.command(name="law")
@@ -19,17 +19,20 @@ from orchestrator.command.source import Source, api_option, open_source, runs_ta
     type=click.Path(path_type=Path, file_okay=False),
     help="Also draw its figures into this folder (SVG).",
 )
+@group_option
 @api_option
-def command(sweep: str, as_json: bool, figures: Path | None, api: str | None) -> None:
-    """Print the newest law of SWEEP.
+def command(sweep: str, as_json: bool, figures: Path | None, group: str | None, api: str | None) -> None:
+    """Print the newest law of SWEEP, or of one group of its runs.
 
     \b
       lacuna law quickstart
+      lacuna law methods --group 2:4
       lacuna law quickstart --json > law.json
       lacuna law quickstart --figures figures/
     """
     with open_source(api) as source:
-        document = source.law(sweep)
+        document = source.law(sweep, group)
+        others = [name for name in source.groups(sweep) if name != document.get("group")]
         shown_at = None if as_json else source.mlflow(sweep)
         if figures is not None:
             _draw(source, document, figures)
@@ -37,6 +40,8 @@ def command(sweep: str, as_json: bool, figures: Path | None, api: str | None) ->
         print_json(document)
     else:
         show_law(document)
+        if others:
+            console().print(f"other groups of this sweep (--group): {', '.join(others)}", markup=False)
         if shown_at is not None:
             console().print(f"MLflow: {shown_at}", markup=False, soft_wrap=True)
 
@@ -48,7 +53,7 @@ def _draw(source: Source, document: dict[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     law = Law.from_document(document)
-    for name, drawn in figures(law, runs_table(source, document["sweep"])):
+    for name, drawn in figures(law, runs_table(source, document["sweep"], document.get("group"))):
         save(drawn, folder / f"{name}.svg")
 
 
@@ -60,10 +65,11 @@ def show_law(document: dict[str, Any]) -> None:
     settings = document.get("settings", {})
     level = next((interval["level"] for interval in document["intervals"].values()), 0.9)
     version = f", version {document['version']}" if "version" in document else ""
+    group = f", group {document['group']}" if document.get("group") else ""
     residual = settings.get("residual", "log")
     error = document["diagnostics"].get("log_rmse")
     out.print(
-        f"law of {document.get('sweep', 'the table')}{version}: {document['form']}, {document['runs']} runs, "
+        f"law of {document.get('sweep', 'the table')}{group}{version}: {document['form']}, {document['runs']} runs, "
         f"mean Huber loss {figure(document['objective'])} on {residual} residuals"
         + (f", log-RMSE {percent(round(error, 5))}" if error is not None else "")
     )

@@ -55,24 +55,43 @@ class LedgerSource:
             return dict(sweeps.get(session, sweep).plan)
 
     def law_summary(self, sweep: str) -> tuple[dict[str, Any] | None, list[str]]:
-        from fitter.refit import Refitter
-
         with Session(self._engine) as session:
             fit = fits.latest(session, sweeps.get(session, sweep).id)
-        if fit is None:
-            return None, Refitter(self._engine).status(sweep).missing
+            if fit is None:
+                from fitter.refit import standing
+
+                return None, standing(session, sweep).missing
         return {"version": fit.version, "runs": fit.runs, "created_at": fit.created_at}, []
 
-    def law(self, sweep: str) -> dict[str, Any]:
+    def groups(self, sweep: str) -> dict[str, frozenset[int]]:
+        from fitter.groups import named
+
+        rows = self.runs(sweep)
+        return {
+            name: frozenset(rows[place]["position"] for place in places)
+            for name, places in named(rows).items()
+            if name
+        }
+
+    def law(self, sweep: str, group: str | None = None) -> dict[str, Any]:
+        from fitter.groups import chosen
+
         with Session(self._engine) as session:
-            fit = fits.latest(session, sweeps.get(session, sweep).id)
-        if fit is None:
-            raise no_law_yet(sweep, self.law_summary(sweep)[1])
-        about = {"sweep": sweep, "version": fit.version, "created_at": fit.created_at.isoformat()}
-        return {**fit.document, **about}
+            sweep_id = sweeps.get(session, sweep).id
+            fit = fits.latest(session, sweep_id)
+            if group or (fit is not None and fit.group):
+                group = chosen(group, list(self.groups(sweep)))
+                fit = fits.latest(session, sweep_id, group)
+            if fit is None:
+                from fitter.refit import standing
+
+                raise no_law_yet(sweep, standing(session, sweep, group).missing)
+        return fits.law_document(
+            sweep, document=fit.document, version=fit.version, group=fit.group, created_at=fit.created_at
+        )
 
     def mlflow(self, sweep: str) -> str | None:
-        from orchestrator.command.serve import running
+        from orchestrator.command.serve_record import running
 
         service = running(self._settings)
         with Session(self._engine) as session:
@@ -91,12 +110,15 @@ class LedgerSource:
             sweeps.get(session, sweep)
             return runs.failed_attempts(session, sweep)
 
-    def costs(self, sweep: str) -> MeasuredCosts:
+    def costs(self, sweep: str, group: str | None = None) -> MeasuredCosts:
+        from fitter.groups import chosen
         from fitter.measurement import of_runs
 
+        groups = self.groups(sweep)
+        of = chosen(group, list(groups))
         with Session(self._engine) as session:
-            sweeps.get(session, sweep)
-            return of_runs(runs.training_seconds(session, sweep))
+            rows = runs.training_seconds(session, sweep)
+        return of_runs([row for row in rows if not of or row["position"] in groups[of]])
 
     def change(self, sweep: str, what: Change) -> str:
         act = {"pause": sweeps.pause, "resume": sweeps.resume, "cancel": sweeps.cancel}[what]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 def command(
     sweep: str | None,
     law_file: Path | None,
+    group: str | None,
     api: str | None,
     params: float,
     budget: float,
@@ -57,13 +58,14 @@ def command(
     \b
       lacuna optimum --sweep quickstart --params 64e3 --flops 2e12
       lacuna optimum --sweep quickstart -N 64e3 -C 2e12 --accounting measured
+      lacuna optimum --sweep methods --group 2:4 -N 64e3 -C 2e12
       lacuna optimum --law law.json -N 64e3 -C 2e12 --accounting measured --cost 0.5=1.6 --cost 0.75=2.5
     """
-    law = chosen_law(sweep, law_file, api)
+    law = chosen_law(sweep, law_file, group, api)
     how: Accounting = accounting
     costs: MeasuredCosts | None = None
     if accounting == "measured":
-        costs = _costs(sweep, api, cost, cost_table)
+        costs = _costs(sweep, group, api, cost, cost_table)
         how = costs.accounting
     elif cost or cost_table is not None:
         raise InputError("--cost and --cost-table go with --accounting measured")
@@ -110,7 +112,7 @@ def ask(law: Law, params: float, budget: float, accounting: Accounting = "dense"
 
 
 def _costs(
-    sweep: str | None, api: str | None, cost: tuple[str, ...], cost_table: Path | None
+    sweep: str | None, group: str | None, api: str | None, cost: tuple[str, ...], cost_table: Path | None
 ) -> MeasuredCosts:
     """The measured costs that the options name: given ones, those of a table, else those of the sweep's own runs."""
     from fitter.measurement import measured_costs
@@ -132,7 +134,7 @@ def _costs(
             "has times of its own"
         )
     with open_source(api) as source:
-        return source.costs(sweep)
+        return source.costs(sweep, group)
 
 
 def _number(value: object) -> float | None:

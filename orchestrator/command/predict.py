@@ -20,6 +20,7 @@ from orchestrator.command.which_law import chosen_law, law_options
 def command(
     sweep: str | None,
     law_file: Path | None,
+    group: str | None,
     api: str | None,
     sparsity: float,
     params: float,
@@ -31,7 +32,7 @@ def command(
     \b
       lacuna predict --sweep quickstart --sparsity 0.75 --params 64e3 --data 2e6
     """
-    answer = chosen_law(sweep, law_file, api).predict(sparsity, params, data)
+    answer = chosen_law(sweep, law_file, group, api).predict(sparsity, params, data)
     numbers = {
         name: _number(getattr(answer, name))
         for name in ("loss", "low", "high", "new_run_low", "new_run_high")

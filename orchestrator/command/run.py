@@ -186,7 +186,7 @@ def optima_table(sweep: str, document: dict[str, Any]) -> Any:
 
 def addresses(settings: Settings, sweep: str) -> list[str]:
     """Where to look, if the service runs; how to start it, if not."""
-    from orchestrator.command.serve import running
+    from orchestrator.command.serve_record import running
 
     service = running(settings)
     if service is None:

@@ -52,8 +52,14 @@ class Source(Protocol):
         """(version, runs, created_at) of its newest law, or None and what the completed runs lack for one."""
         ...
 
-    def law(self, sweep: str) -> dict[str, Any]:
-        """Its newest law, as REST returns it. Raises InputError where there is none yet, with what is missing."""
+    def groups(self, sweep: str) -> dict[str, frozenset[int]]:
+        """Where it has a law for each of several groups of runs: their names, the default first, with the positions of
+        their runs. Empty where one law describes all runs."""
+        ...
+
+    def law(self, sweep: str, group: str | None = None) -> dict[str, Any]:
+        """The newest law of that group of its runs, as REST returns it. Raises InputError where there is none yet, with
+        what is missing."""
         ...
 
     def mlflow(self, sweep: str) -> str | None:
@@ -68,8 +74,9 @@ class Source(Protocol):
         """Its attempts that did not complete, newest first."""
         ...
 
-    def costs(self, sweep: str) -> MeasuredCosts:
-        """Measured training cost by sparsity. Raises SettingError or Refused where its runs have no times."""
+    def costs(self, sweep: str, group: str | None = None) -> MeasuredCosts:
+        """Measured training cost of a group's runs by sparsity. Raises SettingError or Refused where they have no
+        times."""
         ...
 
     def change(self, sweep: str, what: Change) -> str:
@@ -131,22 +138,43 @@ def open_source(api: str | None, settings: Settings | None = None) -> Iterator[S
 TABLE_COLUMNS = ("sparsity", "nonzero_params", "data", "loss", "family", "pattern", "method", "seed", "steps")
 
 
-def runs_table(source: Source, sweep: str) -> pd.DataFrame:
-    """The completed runs of a sweep, with TABLE_COLUMNS."""
+def runs_table(source: Source, sweep: str, group: str | None = None) -> pd.DataFrame:
+    """The completed runs of a sweep, with TABLE_COLUMNS; of one group of them, where it is not None.
+
+    The empty name is that of the first group. Raises UnknownGroup.
+    """
     import pandas as pd
 
     rows = [row for row in source.runs(sweep) if row["state"] == "completed"]
+    if group is not None:
+        from fitter.groups import chosen
+
+        groups = source.groups(sweep)
+        if of := chosen(group, list(groups)):
+            rows = [row for row in rows if row["position"] in groups[of]]
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
 
-def table_or_sweep(named: str, api: str | None) -> Any:
-    """The runs of a file, or of the sweep of that name where there is no such file."""
+def group_option(function: Decorated) -> Decorated:
+    """`--group NAME`."""
+    return click.option(
+        "--group",
+        metavar="NAME",
+        help="Where the sweep mixes families, methods or patterns: whose law, such as 2:4. Default: the first of its "
+        "grid.",
+    )(function)
+
+
+def table_or_sweep(named: str, api: str | None, group: str | None = None) -> Any:
+    """The runs of a file, or of the sweep of that name (or one group of them) where there is no such file."""
     from fitter.table import read
 
     if Path(named).is_file() or Path(named).suffix.lower() in (".csv", ".tsv", ".parquet", ".json", ".jsonl"):
+        if group:
+            raise InputError("--group goes with a sweep: filter the rows of a table")
         return read(named)
     with open_source(api) as source:
-        return runs_table(source, named)
+        return runs_table(source, named, group)
 
 
 def no_law_yet(sweep: str, missing: list[str]) -> InputError:

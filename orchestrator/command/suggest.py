@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.command.output import console, count, flops, percent, print_json, table
-from orchestrator.command.source import api_option, table_or_sweep
+from orchestrator.command.source import api_option, group_option, table_or_sweep
 
 
 @click.command(name="suggest")
@@ -18,6 +18,7 @@ from orchestrator.command.source import api_option, table_or_sweep
 @click.option(
     "--limit", type=click.IntRange(min=1), default=16, show_default=True, help="At most so many runs."
 )
+@group_option
 @api_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -26,6 +27,7 @@ def command(
     params: float | None,
     budget: float | None,
     limit: int,
+    group: str | None,
     api: str | None,
     as_json: bool,
 ) -> None:
@@ -40,7 +42,7 @@ def command(
     import fitter
 
     plan = fitter.suggest(
-        table_or_sweep(sweep, api),
+        table_or_sweep(sweep, api, group or ""),
         flops=spend,
         target="law" if params is None and budget is None else "optimum",
         nonzero_params=params,

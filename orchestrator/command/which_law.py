@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.command.source import InputError, api_option, open_source
+from orchestrator.command.source import InputError, api_option, group_option, open_source
 
 if TYPE_CHECKING:
     from fitter.law import Law
@@ -17,8 +17,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def law_options(function: Decorated) -> Decorated:
-    """`--sweep SWEEP [--api URL] | --law FILE`."""
-    function = api_option(function)
+    """`--sweep SWEEP [--group NAME] [--api URL] | --law FILE`."""
+    function = api_option(group_option(function))
     function = click.option(
         "--law",
         "law_file",
@@ -28,12 +28,14 @@ def law_options(function: Decorated) -> Decorated:
     return click.option("--sweep", help="A sweep; its newest law is asked.")(function)
 
 
-def chosen_law(sweep: str | None, law_file: Path | None, api: str | None) -> Law:
+def chosen_law(sweep: str | None, law_file: Path | None, group: str | None, api: str | None) -> Law:
     """The law that the options name. Raises InputError, LedgerError, ClientError, DocumentError."""
     from fitter.law import Law
 
     if (sweep is None) == (law_file is None):
         raise InputError("give either --sweep SWEEP or --law FILE")
+    if group is not None and sweep is None:
+        raise InputError("--group goes with --sweep: a file has one law")
     if law_file is not None:
         try:
             return Law.load(law_file)
@@ -41,4 +43,4 @@ def chosen_law(sweep: str | None, law_file: Path | None, api: str | None) -> Law
             raise InputError(f"{law_file} cannot be read: {error.strerror or error}") from None
     assert sweep is not None
     with open_source(api) as source:
-        return Law.from_document(source.law(sweep))
+        return Law.from_document(source.law(sweep, group))

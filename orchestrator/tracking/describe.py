@@ -39,8 +39,8 @@ FINAL = {
 }
 
 
-def description(sweep: Sweep, law: Mapping[str, Any] | None = None) -> str:
-    """Markdown: the question, the grid and the answer of the newest law document so far."""
+def description(sweep: Sweep, laws: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Markdown: the question, the grid and the answer so far. `laws`: the newest document of each group of runs."""
     spec = sweep.spec
     grid = "\n".join(f"- **{name}**: {_values(values)}" for name, values in (spec.get("grid") or {}).items())
     data = spec.get("data") or {}
@@ -49,7 +49,7 @@ def description(sweep: Sweep, law: Mapping[str, Any] | None = None) -> str:
         f"{data.get('source', 'these data')}? This sweep trains every cell of the grid below and fits the sparsity "
         "scaling law L(S, N, D) whenever runs complete.\n\n"
         f"{grid}\n\n"
-        f"{answer(law)}\n\n"
+        f"{answer(laws or {})}\n\n"
         "S: fraction of weights pruned. N: non-zero parameters. D: training data (tokens or images). "
         "Loss: validation loss, nats per target.\n\n"
         "Runs tagged `lacuna.kind = cell` are the cells: group and filter them by the tags `sparsity`, "
@@ -60,11 +60,16 @@ def description(sweep: Sweep, law: Mapping[str, Any] | None = None) -> str:
     )
 
 
-def answer(law: Mapping[str, Any] | None) -> str:
-    """Markdown: how sparse the sweep's own models should be, as far as the law knows."""
-    if law is None:
+def answer(laws: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: how sparse the sweep's own models should be, as far as its laws know."""
+    if not laws:
         return "**The answer so far**: none; the law is fitted as soon as the completed runs identify it."
-    lines = [f"**The answer so far** (law from {law['runs']} runs, form `{law['form']}`):"]
+    return "\n\n".join(_answer(group, law) for group, law in laws.items())
+
+
+def _answer(group: str, law: Mapping[str, Any]) -> str:
+    of = f" for {group}" if group else ""
+    lines = [f"**The answer so far{of}** (law from {law['runs']} runs, form `{law['form']}`):"]
     ranges = (law.get("diagnostics") or {}).get("ranges") or {}
     if law.get("gain") and "nonzero_params" in ranges and "data" in ranges:
         lines += [f"- {sentence}" for sentence in _optima(Law.from_document(law), ranges)]

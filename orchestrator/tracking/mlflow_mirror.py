@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
+from fitter.groups import named
 from fitter.law import Law
 from ledger import attempts, points, runs
 from ledger.models import Fit, Run, RunSegment, SegmentState, Sweep, SweepState
@@ -40,6 +41,9 @@ BATCH = 1000
 
 #: Tags by which the mirror finds what it made.
 RUN_TAG, FIT_TAG, LAW_TAG, KIND_TAG = "lacuna.run", "lacuna.fit", "lacuna.law", "lacuna.kind"
+
+#: Which of a sweep's groups of runs a law describes.
+GROUP_TAG = "lacuna.group"
 
 #: MLflow's own tag for the text that its pages show.
 NOTE_TAG = "mlflow.note.content"
@@ -79,12 +83,12 @@ class Mirror:
             fits = session.scalars(
                 select(Fit).where(Fit.sweep_id == sweep_id, Fit.tracking_id.is_(None)).order_by(Fit.version)
             ).all()
+            newest = {fit.group: fit for fit in fits}
             for fit in fits:
-                newest = fit is fits[-1]
-                self._sync_fit(session, sweep, fit, with_plots=newest)
+                self._sync_fit(session, sweep, fit, with_plots=fit is newest[fit.group])
                 written += 1
             if fits:
-                note = description(sweep, fits[-1].document)
+                note = description(sweep, newest_laws(session, sweep_id))
                 self._client.set_experiment_tag(str(sweep.tracking_id), NOTE_TAG, note)
             if sweep.state in (SweepState.completed, SweepState.cancelled):
                 self._known.pop((sweep_id, RUN_TAG), None)
@@ -173,7 +177,8 @@ class Mirror:
         self._client.set_terminated(run.tracking_id, status=status, end_time=moment or None)
 
     def _sync_fit(self, session: Session, sweep: Sweep, fit: Fit, *, with_plots: bool) -> None:
-        name = f"law v{fit.version}: {fit.form}, {fit.runs} runs"
+        group = f" {fit.group}" if fit.group else ""
+        name = f"law v{fit.version}{group}: {fit.form}, {fit.runs} runs"
         tracking_id = self._mlflow_run(
             sweep,
             FIT_TAG,
@@ -184,6 +189,7 @@ class Mirror:
                 "lacuna.sweep": sweep.name,
                 "lacuna.version": str(fit.version),
                 "lacuna.runs_digest": fit.runs_digest,
+                **({GROUP_TAG: fit.group} if fit.group else {}),
             },
             fit.created_at,
         )
@@ -198,7 +204,9 @@ class Mirror:
         self._client.log_dict(tracking_id, fit.document, "law.json")
         # A dozen versions may come in a minute; the plots of all but the newest nobody will look at.
         if with_plots:
-            done = [row for row in runs.table(session, sweep.name) if row["state"] == "completed"]
+            rows = runs.table(session, sweep.name)
+            members = range(len(rows)) if not fit.group else named(rows).get(fit.group, [])
+            done = [rows[place] for place in members if rows[place]["state"] == "completed"]
             table = pd.DataFrame(done)[["sparsity", "nonzero_params", "data", "loss"]]
             for file, figure in plots.figures(Law.from_document(fit.document), table):
                 self._client.log_figure(tracking_id, figure, f"plots/{file}.png")
@@ -208,13 +216,18 @@ class Mirror:
         session.commit()
 
     def _over_versions(self, sweep: Sweep, fit: Fit, moment: int) -> None:
-        """One run a sweep whose metrics are those of the law, over its versions: a chart of how they settled."""
+        """One run a law whose metrics are the law's, over its versions: a chart of how they settled."""
+        group = f" {fit.group}" if fit.group else ""
         tracking_id = self._mlflow_run(
             sweep,
             LAW_TAG,
-            str(sweep.id),
-            "law over versions",
-            {KIND_TAG: "law", "lacuna.sweep": sweep.name},
+            f"{sweep.id}{group}",
+            f"law over versions{group}",
+            {
+                KIND_TAG: "law",
+                "lacuna.sweep": sweep.name,
+                **({GROUP_TAG: fit.group} if fit.group else {}),
+            },
             sweep.created_at,
         )
         values = law_metrics(fit.document) | {"runs": float(fit.runs)}
@@ -269,6 +282,20 @@ class Mirror:
             params=[Param(name, value) for name, value in (params or {}).items()],
             tags=[RunTag(name, value) for name, value in (tags or {}).items()],
         )
+
+
+def newest_laws(session: Session, sweep_id: int) -> dict[str, Mapping[str, Any]]:
+    """The newest law document of each group of a sweep's runs."""
+    newest = (
+        select(Fit.group, Fit.document)
+        .distinct(Fit.group)
+        .where(Fit.sweep_id == sweep_id)
+        .order_by(Fit.group, Fit.version.desc())
+    )
+    found: dict[str, Mapping[str, Any]] = dict(session.execute(newest).tuples().all())
+    if len(found) > 1:
+        found.pop("", None)  # of the sweep whole, from before it had groups
+    return found
 
 
 def _path(session: Session, run: Run) -> list[str]:

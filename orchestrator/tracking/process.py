@@ -102,7 +102,9 @@ def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> I
         listener.join()
         output.close()
         if late:
-            on_trouble(f"MLflow was not up to date after {FAREWELL_SECONDS:.0f} s; the next mirror goes on from there")
+            on_trouble(
+                f"MLflow was not up to date after {FAREWELL_SECONDS:.0f} s; the next mirror goes on from there"
+            )
 
 
 def catch_up(settings: Settings, engine: Engine) -> str | None:

@@ -51,6 +51,19 @@ def cells() -> list[dict[str, Any]]:
     ]
 
 
+def mixed_table() -> list[dict[str, Any]]:
+    """The grid's runs, and beside them 2:4 and 1:4 ones whose capacity falls faster with sparsity."""
+    found = []
+    for cell in cells():
+        found.append(cell)
+        pattern = {0.5: "2:4", 0.75: "1:4"}.get(cell["sparsity"])
+        if pattern:
+            found.append(
+                {**cell, "pattern": pattern, "loss": cell["loss"] * math.exp(0.06 * cell["sparsity"])}
+            )
+    return found
+
+
 def plant_grid(session: Session, name: str = "grid", tag: str = "") -> Sweep:
     """A sweep of 48 runs over a real forest: a dense trunk for each size, branches at a quarter of each length."""
     segments: dict[str, dict[str, Any]] = {}

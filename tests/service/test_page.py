@@ -153,6 +153,23 @@ def test_imported_runs_have_a_page_without_a_forest(page: Page, served: str, eng
     expect(page.locator("#spec-title")).to_be_hidden()
 
 
+def test_a_sweep_that_mixes_patterns_answers_for_each(page: Page, served: str, engine: Engine) -> None:
+    import_table(engine, "grid", grid.mixed_table())
+    open_sweep(page, served)
+    choice = page.get_by_label("The law of")
+    expect(choice).to_have_value("unstructured")
+    before = page.locator("#answer strong").inner_text()
+    expect(page.locator("#formula")).to_contain_text("version 1, from 48 runs")
+    choice.select_option("n:4")
+    expect(page.locator("#formula")).to_contain_text("version 2, from 36 runs")
+    expect(page.locator("#answer strong")).not_to_have_text(before)
+    expect(page.locator("#history tbody tr")).to_have_count(1)
+    # Points of this group only: none at 87.5 %.
+    names = page.locator("#chart .legendtext")
+    expect(names.filter(has_text="87.5 %")).to_have_count(0)
+    expect(names.filter(has_text="75 %")).to_have_count(1)
+
+
 def test_the_reader_asks_for_a_model_of_their_own(page: Page, served: str, fitted: Sweep) -> None:
     open_sweep(page, served)
     page.get_by_label("Non-zero parameters N").fill("21e6")

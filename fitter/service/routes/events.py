@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/sweeps/{name}", tags=["sweeps"])
     responses={
         200: {
             "description": "`progress` (as `/progress`), `run` (one that ended, as in `/runs`), `law` (a new version: "
-            "version, form, runs, created_at), each with its data as JSON.",
+            "version, group, form, runs, created_at), each with its data as JSON.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         503: {"description": "Too many streams are open."},

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from fitter.service import queries
-from fitter.service.context import InContext, SweepName, known_sweep
-from fitter.service.problems import Problem
-from fitter.service.routes.law import InAccounting, pricing
+from fitter.service.context import InContext, SweepName
+from fitter.service.problems import unanswerable
+from fitter.service.routes.optimum import pricing
+from fitter.service.routes.questions import InAccounting, InGroup
 from fitter.service.schemas import Suggestion, Suggestions
-from ledger.models import SegmentState
 
 router = APIRouter(prefix="/v1/sweeps/{name}", tags=["law"])
 
@@ -40,22 +40,17 @@ def suggestions(
         float | None, Query(description="Training FLOPs C of that question.", ge=1, le=1e36)
     ] = None,
     accounting: InAccounting = "dense",
+    group: InGroup = None,
 ) -> Suggestions:
     """Runs that tell the most per FLOP, in the order of choice, each given that those before it are done."""
     from fitter.suggestion import suggest
 
     if (nonzero_params is None) != (budget is None):
-        raise Problem(
-            422,
-            "invalid-question",
-            "The law cannot answer this question",
-            "nonzero_params and budget belong together: give both, or neither.",
-        )
+        raise unanswerable("nonzero_params and budget belong together: give both, or neither.")
     with context.engine.connect() as connection:
-        stored = context.laws.get(connection, name)
-        sweep = known_sweep(connection, name)
-        rows = queries.runs_page(connection, sweep.id, state=SegmentState.completed)
-    cells = [{**row["cell"], "loss": row["loss"]} for row in rows if row["loss"] is not None]
+        stored = context.laws.get(connection, name, group=group)
+        rows = queries.runs_behind(connection, name, stored.group)
+    cells = [{**row["cell"], "loss": row["loss"]} for row in rows]
     table = {column: [cell.get(column) for cell in cells] for column in COLUMNS}
     dearest = max(6 * cell["nonzero_params"] * cell["data"] / (1 - cell["sparsity"]) for cell in cells)
     allowed = flops or 4 * dearest

@@ -18,6 +18,7 @@ from fitter.service.schemas import (
     FailedAttempts,
     Forest,
     ForestSegment,
+    LawGroup,
     Progress,
     Retried,
     Submitted,
@@ -128,8 +129,13 @@ def get_sweep(context: InContext, name: SweepName) -> Sweep:
         summary = progress.summaries(connection, [row])[0]
         text = queries.sweep_text(connection, row.id)
         far = progress.progress(session, row)
+        groups = queries.groups(connection, row.id)
     return Sweep(
-        **summary.model_dump(), **text, progress=far, links=links_of(context, row.name, row.tracking_id)
+        **summary.model_dump(),
+        **text,
+        progress=far,
+        groups=[LawGroup(name=name, runs=sorted(members)) for name, members in groups.items() if name],
+        links=links_of(context, row.name, row.tracking_id),
     )
 
 

@@ -1,6 +1,6 @@
 // How sparse should my model be: one sentence with its interval, and a table of a few (N, C).
 
-import { post } from "./api.js";
+import { ofGroup, post } from "./api.js";
 import { quietly } from "./chrome.js";
 import { h, put, table } from "./dom.js";
 import { field, loss, parse, percent, power, si } from "./numbers.js";
@@ -48,7 +48,7 @@ export async function showAnswer(state, question) {
 // Answers to questions [N, C], in their order.
 async function optima(state, questions, accounting) {
   const body = { nonzero_params: questions.map(([n]) => n), flops: questions.map(([, c]) => c), accounting };
-  return (await post(`${state.base}/law/optimum`, body)).items;
+  return (await post(ofGroup(state, "/law/optimum"), body)).items;
 }
 
 function sentence(best) {

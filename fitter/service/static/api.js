@@ -30,6 +30,12 @@ export function post(path, body, type = "application/json") {
   return call(path, { method: "POST", headers: { Accept: "application/json", "Content-Type": type }, ...content });
 }
 
+// An address of the sweep's law, asked of the group of runs that the page shows.
+export function ofGroup(state, path) {
+  const joint = path.includes("?") ? "&" : "?";
+  return `${state.base}${path}${state.group ? `${joint}group=${encodeURIComponent(state.group)}` : ""}`;
+}
+
 // All items of a list that is read by cursor.
 export async function all(path) {
   const items = [];

@@ -1,8 +1,9 @@
 // The law against the measurements: logarithmic axes, one colour and marker for each sparsity.
 
-import { call, post, Problem } from "./api.js";
+import { call, ofGroup, post, Problem } from "./api.js";
 import { quietly } from "./chrome.js";
 import { h, put } from "./dom.js";
+import { described } from "./runs.js";
 import { count, loss, percent, si } from "./numbers.js";
 import { CONFIG, layout, logTicks, plotly, series, translucent } from "./plot.js";
 
@@ -16,7 +17,7 @@ let drawing = 0;
 const distinct = (values) => [...new Set(values)].sort((a, b) => a - b);
 
 function finished(state) {
-  return [...state.runs.values()].filter((run) => run.state === "completed" && run.loss != null && run.nonzero_params && run.data);
+  return described(state).filter((run) => run.state === "completed" && run.loss != null && run.nonzero_params && run.data);
 }
 
 export async function drawChart(state) {
@@ -56,7 +57,7 @@ function heldOut(state) {
     quietly(async () => {
       let answer = null;
       try {
-        answer = await call(`${state.base}/law/held-out?axis=${axis}`);
+        answer = await call(ofGroup(state, `/law/held-out?axis=${axis}`));
       } catch (problem) {
         if (!(problem instanceof Problem) || problem.status !== 422) throw problem; // too few runs would be left
       }
@@ -92,7 +93,7 @@ function rings(runs, held, x, y) {
 }
 
 function predict(state, points) {
-  return post(`${state.base}/law/predict`, {
+  return post(ofGroup(state, "/law/predict"), {
     sparsity: points.map((p) => p.sparsity),
     nonzero_params: points.map((p) => p.nonzero_params),
     data: points.map((p) => p.data),

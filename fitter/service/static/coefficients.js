@@ -1,6 +1,6 @@
 // The coefficients with their intervals, what sparsity is worth, and what changed from version to version.
 
-import { all } from "./api.js";
+import { all, ofGroup } from "./api.js";
 import { colour } from "./chrome.js";
 import { h, put, table } from "./dom.js";
 import { coefficient, count, NONE, percent, when } from "./numbers.js";
@@ -93,7 +93,7 @@ export async function showHistory(state) {
     document.getElementById("history-chart").hidden = true;
     return;
   }
-  const versions = await all(`${state.base}/law/history?limit=200`);
+  const versions = await all(ofGroup(state, "/law/history?limit=200"));
   state.history = versions;
   put(
     "history",

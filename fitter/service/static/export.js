@@ -1,5 +1,6 @@
 // Every figure as SVG and PNG, every table as CSV.
 
+import { ofGroup } from "./api.js";
 import { toast } from "./chrome.js";
 import { h } from "./dom.js";
 import { plotly } from "./plot.js";
@@ -52,7 +53,7 @@ const TABLES = {
 };
 
 function saveTable(state, name) {
-  const served = { runs: `${state.base}/runs?format=csv`, contours: `${state.base}/law/contours?format=csv&accounting=${state.question?.accounting ?? "dense"}` };
+  const served = { runs: `${state.base}/runs?format=csv`, contours: ofGroup(state, `/law/contours?format=csv&accounting=${state.question?.accounting ?? "dense"}`) };
   if (served[name]) {
     h("a", { href: served[name], download: "" }).click();
     return;

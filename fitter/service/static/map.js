@@ -1,10 +1,11 @@
 // Where each sparsity is the best, over model size and compute, with a point that answers for the user's own model.
 
-import { call } from "./api.js";
+import { call, ofGroup } from "./api.js";
 import { colour, quietly } from "./chrome.js";
 import { h } from "./dom.js";
 import { percent, power, si } from "./numbers.js";
 import { CONFIG, layout, logTicks, plotly, series, translucent } from "./plot.js";
+import { described } from "./runs.js";
 
 const LINES = [0, 0.25, 0.5, 0.75, 0.875];
 const STEP = 1.15; // factor of one arrow key; with shift its fourth power
@@ -21,12 +22,12 @@ export async function drawMap(state) {
   const query = LINES.map((s) => `sparsity=${s}`).join("&");
   const [Plotly, lines] = await Promise.all([
     plotly(),
-    call(`${state.base}/law/contours?${query}&accounting=${accounting}&points=61`),
+    call(ofGroup(state, `/law/contours?${query}&accounting=${accounting}&points=61`)),
   ]);
   const x = lines.nonzero_params;
   const { question } = state;
   const [from, to] = [x[0], x.at(-1)];
-  const runs = [...state.runs.values()].filter((run) => run.nonzero_params && run.data);
+  const runs = described(state).filter((run) => run.nonzero_params && run.data);
   const spent = runs.map((run) => (6 * run.nonzero_params * run.data) / (1 - run.sparsity));
   const visible = [...spent, question.flops, ...lines.contours.map((line) => line.flops[30])];
   const [bottom, top] = [Math.min(...visible) / 4, Math.max(...visible) * 6];

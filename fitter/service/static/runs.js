@@ -3,6 +3,15 @@
 import { chip, h, put, table } from "./dom.js";
 import { count, loss, NONE, percent, si } from "./numbers.js";
 
+// The runs that the law of the page's group describes.
+export function described(state) {
+  const runs = [...state.runs.values()];
+  const group = state.sweep?.groups.find(({ name }) => name === state.group);
+  if (!group) return runs;
+  const members = new Set(group.runs);
+  return runs.filter((run) => members.has(run.position));
+}
+
 const ROWS = 200;
 let all = false;
 

@@ -1,6 +1,6 @@
 // What to train next, with what it costs.
 
-import { call, Problem } from "./api.js";
+import { call, ofGroup, Problem } from "./api.js";
 import { put, table } from "./dom.js";
 import { percent, power, si } from "./numbers.js";
 
@@ -9,7 +9,7 @@ export async function showSuggestions(state) {
   section.hidden = true;
   if (!state.law) return;
   try {
-    const { items } = await call(`${state.base}/suggestions`);
+    const { items } = await call(ofGroup(state, "/suggestions"));
     state.suggestions = items;
     section.hidden = items.length === 0;
     put("suggestions", table("Runs worth doing next", [

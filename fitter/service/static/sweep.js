@@ -1,11 +1,11 @@
 // One sweep: loads what the page shows, and keeps it current by server-sent events.
 
 import { showAnswer, wireQuestion } from "./answer.js";
-import { all, call, Problem } from "./api.js";
+import { all, call, ofGroup, Problem } from "./api.js";
 import { drawChart, wireChart } from "./chart.js";
 import { quietly, toast, wireHeader } from "./chrome.js";
 import { showCoefficients, showHistory } from "./coefficients.js";
-import { put } from "./dom.js";
+import { h, put } from "./dom.js";
 import { wireExports } from "./export.js";
 import { showForest } from "./forest.js";
 import { drawMap, movePoint, wireMap } from "./map.js";
@@ -17,7 +17,7 @@ const root = document.getElementById("sweep");
 const base = `/v1/sweeps/${encodeURIComponent(root.dataset.name)}`;
 
 // What the page knows. Parts of the page read it; only this file writes it.
-const state = { base, sweep: null, runs: new Map(), law: null, missing: [], question: null };
+const state = { base, sweep: null, runs: new Map(), group: "", law: null, missing: [], question: null };
 
 wireHeader();
 wireExports(state);
@@ -27,7 +27,7 @@ wireMap(state, (question) => quietly(() => showAnswer(state, question)));
 
 async function loadLaw() {
   try {
-    state.law = await call(`${base}/law`);
+    state.law = await call(ofGroup(state, "/law"));
     state.missing = [];
   } catch (problem) {
     if (!(problem instanceof Problem) || problem.status !== 404) throw problem;
@@ -57,9 +57,23 @@ async function loadForest() {
 async function loadSweep() {
   state.sweep = await call(base);
   showProgress(state.sweep.progress, state.sweep);
+  showGroups();
   put("spec-text", state.sweep.spec_text);
   document.getElementById("spec-title").closest("section").hidden = !state.sweep.spec_text; // imported runs have none
 }
+
+// Where families, methods or patterns are mixed, each group of runs has a law of its own: a choice above the answer.
+function showGroups() {
+  const names = state.sweep.groups.map(({ name }) => name);
+  if (!names.includes(state.group)) state.group = names[0] ?? "";
+  document.getElementById("group-choice").hidden = names.length < 2;
+  put("group", names.map((name) => h("option", { value: name, selected: name === state.group }, name)));
+}
+
+document.getElementById("group").addEventListener("change", (event) => {
+  state.group = event.target.value;
+  quietly(loadLaw);
+});
 
 // Several events in one moment become one piece of work.
 function soon(work, wait) {
@@ -93,10 +107,9 @@ function listen() {
   });
   events.addEventListener("law", (event) => {
     const law = JSON.parse(event.data);
-    if (law.version > (state.law?.version ?? 0)) {
-      toast(`Law version ${law.version}, from ${law.runs} runs`);
-      quietly(loadLaw);
-    }
+    if (law.group !== state.group || law.version <= (state.law?.version ?? 0)) return;
+    toast(`Law version ${law.version}, from ${law.runs} runs`);
+    quietly(loadLaw);
   });
 }
 

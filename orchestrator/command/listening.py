@@ -1,0 +1,37 @@
+"""Sockets to listen on."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import click
+
+PORTS_TRIED = 50
+
+
+def loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the first free port from `port` on. Raises ClickException where there is none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    problem: OSError | None = None
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host.strip("[]"), candidate))
+            listening.listen(512)
+            return listening
+        except OSError as error:
+            listening.close()
+            problem = error
+    raise click.ClickException(f"no port of {host} from {port} on can be listened on: {problem}")
