@@ -33,8 +33,11 @@ class Context:
         return self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def context_of(request: Request) -> Context:
-    """The context of the application that got this request."""
+async def context_of(request: Request) -> Context:
+    """The context of the application that got this request.
+
+    Async although it awaits nothing: FastAPI would send anything else through a thread, at each request.
+    """
     found = request.app.state.context
     assert isinstance(found, Context)
     return found

@@ -25,7 +25,9 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     problem: OSError | None = None
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # TCP by name: asyncio turns Nagle's algorithm off for sockets that say so only, and with it on an answer whose
+        # head and body are two writes waits 40 ms for the client's delayed acknowledgement.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host.strip("[]"), candidate))

@@ -43,4 +43,7 @@ def chosen_law(sweep: str | None, law_file: Path | None, group: str | None, api:
             raise InputError(f"{law_file} cannot be read: {error.strerror or error}") from None
     assert sweep is not None
     with open_source(api) as source:
-        return Law.from_document(source.law(sweep, group))
+        document = source.law(sweep, group)
+    if group is None and document.get("group"):
+        click.echo(f"the law of group {document['group']}; --group chooses another", err=True)
+    return Law.from_document(document)
