@@ -41,11 +41,15 @@ class StoredLaw:
     """Which of the sweep's runs it describes; empty: all of them."""
     version: int
     fit_id: int
-    document: dict[str, Any]
     body: bytes
     etag: str
     answers: OrderedDict[Any, Any] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """What the body says; read when a question is asked, as most laws are only sent, and draws are many objects."""
+        return cast(dict[str, Any], json.loads(self.body))
 
     @cached_property
     def law(self) -> Law:
@@ -130,7 +134,6 @@ def stored_law(name: str, row: RowMapping) -> StoredLaw:
         group=row["group"],
         version=row["version"],
         fit_id=row["id"],
-        document=full,
         body=body,
         etag=f'"{name}-{row["version"]}-{row["id"]}"',
     )

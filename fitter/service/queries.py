@@ -7,13 +7,25 @@ page needs in one go (counts of all sweeps, a page of runs with the reason of ea
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, case, func, literal, select, true, type_coerce
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    bindparam,
+    case,
+    func,
+    literal,
+    select,
+    true,
+    type_coerce,
+)
 
 from fitter.groups import COLUMNS, named
 from ledger.models import (
@@ -296,20 +308,27 @@ def fit_key(connection: Connection, name: str, version: int | None, group: str |
 
     The cheapest question that tells whether a cached law is still the newest: two index look-ups.
     """
+    statement = _fit_key(version is not None, group is not None)
+    row = connection.execute(statement, {"name": name, "version": version, "group": group}).one_or_none()
+    return None if row is None else FitKey(*row)
+
+
+@functools.cache
+def _fit_key(with_version: bool, with_group: bool) -> Select[Any]:
+    # Built once: building it takes as long as asking it, and it is asked at every request for a law.
     newest = (
         select(Fit.id, Fit.version, Fit.group.label("group"))
         .where(Fit.sweep_id == Sweep.id)
         .order_by(Fit.version.desc())
         .limit(1)
     )
-    if version is not None:
-        newest = newest.where(Fit.version == version)
-    if group is not None:
-        newest = newest.where(Fit.group == group)
+    if with_version:
+        newest = newest.where(Fit.version == bindparam("version"))
+    if with_group:
+        newest = newest.where(Fit.group == bindparam("group"))
     one = newest.lateral()
-    columns = (Sweep.id, one.c.id, one.c.version, one.c.group)
-    row = connection.execute(select(*columns).outerjoin(one, true()).where(Sweep.name == name)).one_or_none()
-    return None if row is None else FitKey(*row)
+    statement = select(Sweep.id, one.c.id, one.c.version, one.c.group)
+    return statement.outerjoin(one, true()).where(Sweep.name == bindparam("name"))
 
 
 def groups(connection: Connection, sweep_id: int) -> dict[str, frozenset[int]]:

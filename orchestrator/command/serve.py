@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -110,6 +111,9 @@ def _serve(settings: Settings, host: str, port: int, no_mlflow: bool) -> None:
             timeout_graceful_shutdown=2,  # event streams never end by themselves
             h11_max_incomplete_event_size=64 * 1024,
         )
+        # What was imported stays: no collection need look at it again, which would hold up an answer for its time.
+        gc.collect()
+        gc.freeze()
         try:
             uvicorn.Server(config).run(sockets=[listening])
         finally:
