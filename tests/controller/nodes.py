@@ -17,8 +17,13 @@ from pathlib import Path
 
 import psutil
 
+from tests.controller.watching import until
+
 #: Seconds that a node may need to come up on a loaded machine.
 START_SECONDS = 180.0
+
+#: What `ray start` prints once its node is up.
+STARTED = "Ray runtime started."
 
 
 class Cluster:
@@ -28,8 +33,8 @@ class Cluster:
         self._folder = Path(tempfile.mkdtemp(prefix="lrc-"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+            self._port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self._port}"
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
@@ -40,13 +45,11 @@ class Cluster:
         }
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._addresses: dict[str, str] = {}
-        self._start(
-            "head",
-            ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}/r"],
-            1,
-            0,
-            {},
-        )
+
+    def begin(self) -> None:
+        """Start the head."""
+        how = ["--head", f"--port={self._port}", "--include-dashboard=false", f"--temp-dir={self._folder}/r"]
+        self._start("head", how, 1, 0, {})
 
     def add(self, name: str, *, cores: int, resources: Mapping[str, float]) -> None:
         """Start a node that joins."""
@@ -142,6 +145,13 @@ class Cluster:
                 stderr=output,
                 start_new_session=True,
             )
+        # Two that start at once in one session's folder may take the same names for their sockets.
+        until(
+            lambda: STARTED in log.read_text() or self._nodes[name].poll() is not None,
+            START_SECONDS,
+            self.tells,
+        )
+        assert self._nodes[name].poll() is None, self.tells()
 
 
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
@@ -152,6 +162,7 @@ def cluster() -> Iterator[Cluster]:
     """A head, for as long as the block runs."""
     made = Cluster()
     try:
+        made.begin()
         yield made
     finally:
         made.close()
