@@ -256,6 +256,7 @@ def _result(
         mask_ms=1e3 * run.pruner.mask_seconds / max(1, run.pruner.updates),
         mask_bytes_per_weight=packed / max(1, sum(mask.numel() for mask in masks.values())),
         members=members,
+        micro_batch=run.micro_batch,
     )
 
 

@@ -49,6 +49,10 @@ class PartSum:
                 self._summed.copy_(part)
             self._parts += 1
 
+    def restart(self) -> None:
+        """The parts that were added so far do not count."""
+        self._parts = 0
+
     def finish(self) -> None:
         """All parts were added: their mean."""
         if not self._ranks.alone:

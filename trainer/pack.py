@@ -57,6 +57,7 @@ class Pack:
                 row.copy_(run.parameters.data)
         loss = self._forward(self._batch())
         found = torch.autograd.grad(loss.train, self._tensors)
+        self.intact = False
         for run, gradients in zip(
             self.runs, zip(*(part.unbind() for part in found), strict=True), strict=True
         ):

@@ -25,6 +25,7 @@ class SegmentResult:
     mask_seconds, mask_updates: time spent on computing masks, and how often, in this process; mask_ms: a single time,
     0 where there was none. mask_bytes_per_weight: what a prunable weight's mask takes in the checkpoint, 0 without.
     members: segments that its pack began with, this one counted; 1: it was trained alone.
+    micro_batch: examples of one forward pass at its end: fewer than its program says where memory did not hold those.
     """
 
     loss: float
@@ -51,6 +52,7 @@ class SegmentResult:
     mask_ms: float
     mask_bytes_per_weight: float
     members: int = 1
+    micro_batch: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,8 @@ from trainer.pruning import rounds
 from trainer.pruning.pruner import Pruner
 from trainer.ranks import ALONE, Ranks
 from trainer.schedule import learning_rate
+
+log = logging.getLogger(__name__)
 
 
 def forward_of(network: Network, program: Program, device: Device) -> Callable[[Mapping[str, Tensor]], Loss]:
@@ -84,12 +87,15 @@ class Run:
         self._tracer: Run | None = None
         self._updates = 0  # of the masks, that all ranks were found to agree in
         self._part = program.numerics.micro_batch or program.batch_size
+        self._shrunk = False
         self._batch = device.feed(
             lambda step: ranks.share(self.batches.train(step), self._part), program.steps
         )
         self._forward = forward_of(self._network, program, device)
         self._move = self._optimizer.move if packed else device.compile(self._optimizer.move)
         self.step = 0
+        self.intact = True
+        """Whether it is as it was between two steps: so it is when a pass raises."""
         device.end_part()  # so that the first step's program is that of every other
 
     def begin(self) -> None:
@@ -114,11 +120,29 @@ class Run:
         self._update()
         return reported
 
+    @property
+    def micro_batch(self) -> int:
+        """Examples of one forward pass."""
+        return self._part
+
+    def shrink(self) -> bool:
+        """Compute passes over fewer examples at a time from now on: half as many, or the next smaller divisor of the
+        batch. False where that cannot be. Sums are taken in another order then: all is the same within rounding.
+        """
+        batch = self.program.batch_size
+        smaller = [size for size in range(1, self._part // 2 + 1) if batch % size == 0]
+        if not smaller or not self._ranks.alone:  # several processes would have to agree
+            return False
+        self._part, self._shrunk = smaller[-1], True
+        self._gradient.restart()
+        log.warning("out of memory at step %d: from now on %d examples at a time", self.step, self._part)
+        return True
+
     def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
         """Take the batch's gradient, the mean over parts of `micro_batch` examples. Its loss, likewise."""
         reported = []
-        for begin in range(0, self.program.batch_size // self._ranks.count, self._part):
-            loss = self._forward({name: value[begin : begin + self._part] for name, value in batch.items()})
+        for part in self._parts(batch):
+            loss = self._forward(part)
             self._gradient.add(torch.autograd.grad(loss.train, self._tensors))
             reported.append(loss.reported.clone())  # a compiled pass may reuse what it returned
         self._gradient.finish()
@@ -144,6 +168,7 @@ class Run:
 
     @torch.no_grad()
     def _update(self) -> None:
+        self.intact = False
         gradient = self._gradient.flat
         if self.program.optimizer.clip_norm:
             norm = torch.linalg.vector_norm(gradient)
@@ -165,6 +190,7 @@ class Run:
                 masks = self._fetched(kept)
                 self._ranks.agree(self.step, {f"the mask of {name}": mask for name, mask in masks.items()})
         self.device.end_part()
+        self.intact = True
 
     @property
     def parameters(self) -> FlatParameters:
@@ -239,11 +265,26 @@ class Run:
             # Each process takes its turn; where they do not come out even, some compute a batch that does not count.
             for first in range(0, count, ranks.count):
                 index = min(first + ranks.rank, count - 1)
-                losses.append(
-                    self._forward(self.device.place(self.batches.validation(self.step, index))).reported
-                )
+                losses.append(self._held_out(index))
                 self.device.end_part()
         return float(sum(ranks.in_turn(torch.stack(losses))[:count].tolist())) / count
+
+    def _held_out(self, index: int) -> Tensor:
+        """The cross-entropy [] of a held-out batch; where memory is short, by parts, weighted by their examples."""
+        batch = self.device.place(self.batches.validation(self.step, index))
+        if not self._shrunk:
+            return self._forward(batch).reported
+        total, examples = self._parameters.data.new_zeros(()), 0
+        for part in self._parts(batch):
+            size = len(next(iter(part.values())))
+            total += self._forward(part).reported * size
+            examples += size
+        return total / examples
+
+    def _parts(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """A batch in parts of `micro_batch` examples; the last may be smaller."""
+        for begin in range(0, len(next(iter(batch.values()))), self._part):
+            yield {name: value[begin : begin + self._part] for name, value in batch.items()}
 
     @property
     def guessing(self) -> float:

@@ -88,7 +88,8 @@ def train_pack(
     """Train segments of one shape side by side, each as `train_segment` would; (index, ending) as each one ends.
 
     What their programs must agree in, `trainer.packing.ALIKE` says. A member that ends, well or not, leaves the pack,
-    and the others go on. Where the memory does not hold them all, one half waits until the other is done.
+    and the others go on. Where the memory does not hold them all, one half waits until the other is done; where it does
+    not hold one, its passes are over fewer examples at a time from then on (`SegmentResult.micro_batch`).
 
     Raises ValueError where two programs do not fit into one pack, or several processes (`ranks`) are to train a pack.
     """
@@ -126,7 +127,8 @@ def _opened(folder: Path, known: dict[Path, Prepared]) -> Prepared:
 class _Engine(Protocol):
     """Steps runs: one that is alone, or a pack."""
 
-    intact: bool
+    @property
+    def intact(self) -> bool: ...
 
     def advance(self) -> Sequence[Tensor]: ...
 
@@ -134,10 +136,12 @@ class _Engine(Protocol):
 
 
 class _Alone:
-    intact = False  # nobody goes on with it after an error
-
     def __init__(self, run: Run) -> None:
         self._run = run
+
+    @property
+    def intact(self) -> bool:
+        return self._run.intact
 
     def advance(self) -> Sequence[Tensor]:
         return [self._run.advance()]
@@ -179,7 +183,7 @@ def _train(live: _Courses) -> Iterator[tuple[int, Ending]]:
         try:
             losses = dict(zip(live, engine.advance(), strict=True))
         except Exception as error:
-            if engine.intact and is_out_of_memory(error):
+            if engine.intact and _too_large(error, live):
                 break
             # It was the pass that they share: none of them can go on from here.
             ended = dict.fromkeys(live, error)
@@ -196,16 +200,32 @@ def _train(live: _Courses) -> Iterator[tuple[int, Ending]]:
         with clock.stopped():
             due = any(course.wants_evaluation for course in rest.values())
             ended |= _settled(rest, _losses(live, engine) if due else {}, members)
-    # Out of memory, in passes of more than one. What they held is free again here, the error being gone.
+    # Out of memory. What the passes held is free again here, the error being gone.
     del engine
     indices = list(live)
     half = (len(indices) + 1) // 2
     for part in (indices[:half], indices[half:]):
-        yield from _train({index: live[index] for index in part})
+        if part:
+            yield from _train({index: live[index] for index in part})
+
+
+def _too_large(error: Exception, live: _Courses) -> bool:
+    """Whether it was the memory, and less can be computed at a time: by one half of a pack, or over fewer examples."""
+    return is_out_of_memory(error) and (len(live) > 1 or next(iter(live.values())).run.shrink())
 
 
 def _losses(live: _Courses, engine: _Engine) -> dict[int, float]:
-    return dict(zip(live, engine.evaluate(), strict=True))
+    """The validation losses; where the memory does not hold those passes, one member's after the other's."""
+    try:
+        return dict(zip(live, engine.evaluate(), strict=True))
+    except Exception as error:
+        if not _too_large(error, live):
+            raise
+    return {
+        member: loss
+        for index, course in live.items()
+        for member, loss in _losses({index: course}, _Alone(course.run)).items()
+    }
 
 
 def _settled(courses: _Courses, losses: Mapping[int, float], members: int) -> dict[int, Ending]:

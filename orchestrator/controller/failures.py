@@ -29,8 +29,11 @@ def reason_of(error: BaseException, log: list[str]) -> str:
     trace = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
     lines = [f"{first} (on {socket.gethostname()})", *trace]
     if is_out_of_memory(error):
-        # Not done by itself: another micro-batch adds in another order, so it is another program.
-        lines.insert(1, "a smaller training.micro_batch (a divisor of batch_size) needs less memory")
+        lines.insert(
+            1,
+            "fewer examples at a time did not help, or were not to be had: a smaller model, shorter sequences, fewer "
+            "runs at a time (execution.max_concurrent) or a pool with more memory would",
+        )
     if log:
         lines += ["last log lines:", *log]
     return "\n".join(lines)
