@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -100,7 +101,8 @@ def replay(engine: Engine, folder: Path) -> int:
             if not path.name.startswith("."):
                 with Session(engine) as session, session.begin():
                     new += points.replay(session, path.name.partition(".")[0], _rows(file))
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
     return new
 
 
@@ -110,26 +112,37 @@ def _line(step: int, name: str, value: float) -> bytes:
 
 def _opened(path: Path) -> IO[bytes]:
     """The file to append to, locked."""
-    file = path.open("ab", buffering=0)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
+    while True:
+        file = path.open("ab", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _lies_at(file, path):
+            return file
+        # Found between its making and its locking, taken for a dead worker's, and removed.
+        file.close()
 
 
 def _nobodys(path: Path) -> IO[bytes] | None:
-    """The file, locked; None where somebody writes it, or it is gone by now."""
+    """The file, locked; None where somebody writes it, it is gone by now, or it is another account's."""
     try:
         file = path.open("rb")
-    except FileNotFoundError:
+    except OSError:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another may have taken it away, or its writer put another in its place, before the lock was ours.
-        if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+        if _lies_at(file, path):
             return file
-    except (BlockingIOError, FileNotFoundError):
+    except OSError:
         pass
     file.close()
     return None
+
+
+def _lies_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _rows(file: IO[bytes]) -> list[Row]:
