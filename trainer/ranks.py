@@ -125,8 +125,8 @@ def check_share(program: Program, processes: int) -> None:
         return
     if processes < 1:
         raise ProgramError(f"{processes} processes train nothing: use at least 1")
-    if program.numerics.device_type == "xla":
-        raise ProgramError("on xla one process drives all chips: use 1 process")
+    if program.numerics.device_type.partition(":")[0] == "xla":
+        raise ProgramError("on xla one process drives all chips: use 1 process, and xla:8 for 8 chips")
     size, part = program.batch_size, program.numerics.micro_batch or program.batch_size
     if size % processes:
         raise ProgramError(f"{processes} processes cannot share batches of {size}: use a divisor of it")

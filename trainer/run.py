@@ -143,8 +143,12 @@ class Run:
         reported = []
         for part in self._parts(batch):
             loss = self._forward(part)
-            self._gradient.add(torch.autograd.grad(loss.train, self._tensors))
+            found = torch.autograd.grad(loss.train, self._tensors)
+            self._gradient.add(found)
             reported.append(loss.reported.clone())  # a compiled pass may reuse what it returned
+            # While `found` is held: autograd's threads let go of it when they please, and what lives decides what a
+            # recorded program is.
+            self.device.end_part()
         self._gradient.finish()
         first, *others = self._ranks.in_turn(torch.stack(reported)).unbind()
         return sum(others, start=first) / (1 + len(others))

@@ -21,7 +21,7 @@ import pytest
 
 from tests.trainer.conftest import checksums
 from tests.trainer.test_process import ended, job, started
-from trainer import course, storage
+from trainer import checkpoint, course, storage
 from trainer.__main__ import JobError, read_job
 from trainer.data import Prepared
 from trainer.data.prepared import open_prepared
@@ -170,7 +170,7 @@ def test_two_processes_have_the_bits_of_one_and_see_a_mask_that_changed_on_one(
     assert storage.names(str(tmp_path / "21")) == ["step-15", "step-20"]
 
 
-def test_the_processes_of_a_job_end_together_and_go_on_together(
+def test_the_processes_of_a_job_end_together_and_one_alone_goes_on(
     program: Make, prepared: Prepared, tmp_path: Path
 ) -> None:
     chosen = program(40, 0.75, numerics=Numerics(micro_batch=2))
@@ -185,31 +185,31 @@ def test_the_processes_of_a_job_end_together_and_go_on_together(
                 break
         return ended(process)
 
+    code, lines, err = at_step(6, lambda process: process.send_signal(signal.SIGTERM))
+    assert code == 3, f"exit code {code}, standard error: {err}"
+    step = lines[-1]["stopped"]["step"]
+    assert 6 <= step < chosen.steps
+    assert len(lines) == len({json.dumps(line) for line in lines}), "one of them speaks"
+
     def kill_one(process: Any) -> None:
         [one] = [
             child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"
         ]
         one.kill()
 
-    code, _, err = at_step(6, kill_one)
+    code, lines, err = at_step(step + 8, kill_one)
     assert code == 1, f"exit code {code}, standard error: {err}"
 
-    code, lines, err = at_step(12, lambda process: process.send_signal(signal.SIGTERM))
-    assert code == 3, f"exit code {code}, standard error: {err}"
-    step = lines[-1]["stopped"]["step"]
-    assert 12 <= step < chosen.steps
-
-    code, lines, err = ended(started(file))
-    assert code == 0, f"exit code {code}, standard error: {err}"
-    points = [(line["step"], line["name"]) for line in lines[:-1]]
-    assert min(points)[0] == step + 1, "it goes on where it stopped"
-    assert len(points) == len(set(points)), "one of them speaks"
-    output = str(tmp_path / "alone")
-    alone = train_segment(
-        *(chosen, 0, chosen.steps), data=prepared.path, parent=None, output=output, sink=NoSink()
-    )
-    assert lines[-1]["result"]["loss"] == alone.loss
-    assert checksums(lines[-1]["result"]["checkpoint"]) == checksums(alone.checkpoint)
+    # What they left is gone on with by one process alone.
+    arguments = {"data": prepared.path, "parent": None, "sink": NoSink()}
+    output = str(tmp_path / "out")
+    found = checkpoint.latest(output, chosen)
+    assert found is not None
+    assert step < found[1].step < chosen.steps
+    rest = train_segment(chosen, 0, chosen.steps, output=output, resume_from=output, **arguments)
+    alone = train_segment(chosen, 0, chosen.steps, output=str(tmp_path / "alone"), **arguments)
+    assert rest.loss == alone.loss
+    assert checksums(rest.checkpoint) == checksums(alone.checkpoint)
 
 
 @pytest.mark.parametrize(("count", "part"), [(1, 4), (2, 2), (3, 2), (4, 1)])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,8 @@ torch_xla = pytest.importorskip(
 import torch_xla.debug.metrics as metrics  # noqa: E402
 
 from trainer.data import DataSource, Prepared, prepare  # noqa: E402
-from trainer.devices import device_for  # noqa: E402
-from trainer.program import DataStream, LearningRate, Optimizer, Program, Pruning  # noqa: E402
+from trainer.devices import DeviceError, device_for  # noqa: E402
+from trainer.program import DataStream, LearningRate, Numerics, Optimizer, Program, Pruning  # noqa: E402
 from trainer.run import Run  # noqa: E402
 from trainer.segment import train_segment  # noqa: E402
 from trainer.shapes import shape_for  # noqa: E402
@@ -148,3 +152,42 @@ def test_a_checkpoint_of_one_backend_is_resumed_by_the_other(
     np.testing.assert_allclose(list(crossed.found.values()), list(alone.found.values()), rtol=0, atol=1e-4)
     assert ended.loss == pytest.approx(whole.loss, abs=1e-4)
     assert ended.per_layer == whole.per_layer
+
+
+def test_two_chips_share_each_batch(prepared: dict[str, Prepared], tmp_path: Path) -> None:
+    """As a process of its own, since a process has as many chips as it had at its beginning."""
+    chosen = program("vit", "2:4", prepared["vit"])
+    spread = replace(chosen, numerics=Numerics(device_type="xla:2"))
+    job = {
+        "program": spread.to_dict(),
+        "data": str(prepared["vit"].path),
+        "output": str(tmp_path / "two"),
+        "device": "xla:2",
+        "log_every": 5,
+    }
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job))
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", str(file)],
+        env={**os.environ, "CPU_NUM_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    *points, last = (json.loads(line) for line in done.stdout.splitlines())
+    found = {point["step"]: point["value"] for point in points if point["name"] == "loss"}
+    alone = _Losses()
+    whole = train_segment(
+        *(chosen, 0, STEPS),
+        data=prepared["vit"].path,
+        parent=None,
+        output=str(tmp_path / "one"),
+        sink=alone,
+        log_every=5,
+    )
+    assert found.keys() == alone.found.keys()
+    np.testing.assert_allclose(list(found.values()), list(alone.found.values()), rtol=0, atol=1e-4)
+    assert last["result"]["loss"] == pytest.approx(whole.loss, abs=1e-4)
+    assert last["result"]["nonzero_params"] == whole.nonzero_params
+    with pytest.raises(DeviceError, match="'xla:3' is not there: use xla for one chip, xla:1 for all"):
+        device_for("xla:3")

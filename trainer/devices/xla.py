@@ -22,14 +22,26 @@ from trainer.pruning.mask import CORES
 
 
 def make(name: str) -> Xla:
-    """The XLA device. Raises DeviceError where torch-xla is not installed or finds no device."""
+    """One chip (`xla`), or several that share each batch (`xla:4`). Raises DeviceError where torch-xla is not installed
+    or finds no device, or another number of them."""
     try:
         import torch_xla
+        import torch_xla.runtime as runtime
     except ImportError as reason:
         raise DeviceError(
             f"device {name!r} needs torch-xla, which has its own torch: install Lacuna with the extra [tpu] ({reason})"
         ) from None
+    number = name.partition(":")[2] or "1"
     try:
+        found = runtime.global_runtime_device_count()
+        if (
+            not number.isdigit()
+            or not 1 <= int(number) <= found
+            or (int(number) > 1 and int(number) != found)
+        ):
+            raise DeviceError(f"device {name!r} is not there: use xla for one chip, xla:{found} for all")
+        if int(number) > 1:
+            runtime.use_spmd()
         device = torch_xla.device()
     except RuntimeError as reason:
         raise DeviceError(
@@ -37,7 +49,7 @@ def make(name: str) -> Xla:
             f"use TPU on a TPU host, CPU elsewhere ({str(reason).splitlines()[0]})"
         ) from None
     CORES["xla"] = _keep_highest
-    return Xla(device)
+    return Xla(device, int(number))
 
 
 def _keep_highest(scores: Tensor, keep: int | Tensor) -> Tensor:
@@ -52,14 +64,23 @@ def _keep_highest(scores: Tensor, keep: int | Tensor) -> Tensor:
 
 
 class Xla:
-    """One XLA device, with whatever PJRT_DEVICE names behind it."""
+    """One XLA device, with whatever PJRT_DEVICE names behind it.
+
+    Several chips are one device to the program (SPMD over a mesh of one axis): the rows of a batch are laid out over
+    them, weights and all else on each, and the compiler puts in what they tell each other. There is one mask.
+    """
 
     type = "xla"
     bf16 = True
     read_every = 10
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, chips: int = 1) -> None:
         self.torch_device = device
+        self._mesh: Any = None
+        if chips > 1:
+            from torch_xla.distributed import spmd
+
+            self._mesh = spmd.Mesh(range(chips), (chips,), ("batch",))
 
     def prepare(self) -> None:
         from torch_xla import backends
@@ -80,7 +101,14 @@ class Xla:
             setattr(holder, last, tied)
 
     def place(self, arrays: Arrays) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(value).to(self.torch_device) for name, value in arrays.items()}
+        placed = {name: torch.from_numpy(value).to(self.torch_device) for name, value in arrays.items()}
+        if self._mesh is not None:
+            from torch_xla.distributed import spmd
+
+            for tensor in placed.values():
+                if len(tensor) % self._mesh.size() == 0:
+                    spmd.mark_sharding(tensor, self._mesh, ("batch", *[None] * (tensor.dim() - 1)))
+        return placed
 
     def feed(self, make: Callable[[int], Arrays], until: int) -> Feed:
         source = Ahead(make, until)
