@@ -132,6 +132,8 @@ def revive(session: Session) -> int:
                 UPDATE segments parent SET state = 'pending', retry_at = NULL
                 FROM segments WHERE segments.parent_key = parent.key AND segments.state = 'pending'
                     AND parent.state = 'completed' AND parent.checkpoint IS NULL AND {WANTED}
+                    -- Asked once, and as a rule the end of it: no other segment is looked at then.
+                    AND EXISTS (SELECT 1 FROM segments WHERE state = 'completed' AND checkpoint IS NULL)
                 RETURNING parent.key
             """)
         ).all()

@@ -286,6 +286,8 @@ def _place(
             FROM segments JOIN run_segments ON segment_key = segments.key
             WHERE sweep_id = :sweep AND runs.state = 'pending'
                 AND run_segments.run_id = runs.id AND segments.state = 'diverged'
+                -- Asked once: as a rule there are none, and no path is looked at.
+                AND EXISTS (SELECT 1 FROM segments WHERE state = 'diverged')
         """),
         {"sweep": sweep.id},
     )

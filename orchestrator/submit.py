@@ -24,6 +24,7 @@ from ledger.throughput import StepTime, step_times
 from orchestrator import adaptive
 from orchestrator.plan.cost import PoolCost, costs
 from orchestrator.plan.plan import Plan, build
+from orchestrator.plan.uncollected import uncollected
 from orchestrator.pools import declared
 from orchestrator.spec import Spec, load_spec
 from trainer.data import copies
@@ -159,17 +160,17 @@ def submit_text(
             known = adaptive.known_of(session, sweeps.find(session, spec.name), plan)
         places, standing = adaptive.choose(plan, known, adaptive.room(spec.execution, declared(settings)))
         document["adaptive"] = asdict(standing)
-    rows: dict[str, Any] = {
-        "spec": spec.canonical(),
-        "spec_text": written,
-        "spec_digest": digest,
-        "plan": document,
-        "segments": list(segment_rows(plan, str(prepared.path))),
-        "runs": list(run_rows(plan, places)),
-    }
-    needed = {key for run in rows["runs"] for key in run["path"]}
-    rows["segments"] = [segment for segment in rows["segments"] if segment["key"] in needed]
-    with Session(engine) as session, session.begin():
+    with uncollected(), Session(engine) as session, session.begin():
+        runs = list(run_rows(plan, places))
+        needed = {key for run in runs for key in run["path"]}
+        rows: dict[str, Any] = {
+            "spec": spec.canonical(),
+            "spec_text": written,
+            "spec_digest": digest,
+            "plan": document,
+            "segments": [row for row in segment_rows(plan, str(prepared.path)) if row["key"] in needed],
+            "runs": runs,
+        }
         if sweeps.find(session, spec.name) is None:
             sweeps.add(session, name=spec.name, **rows)
             return Submitted(

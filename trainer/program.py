@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from trainer.families import FAMILIES, rules
@@ -154,7 +154,8 @@ class Program:
         """All fields as plain JSON values."""
         # The parts are flat: their fields are plain values. (`asdict` copies deeply, at ten times the cost.)
         parts = {"data", "optimizer", "learning_rate", "pruning", "start", "numerics"}
-        value = {name: dict(vars(part)) if name in parts else part for name, part in vars(self).items()}
+        fields = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        value = {name: dict(vars(part)) if name in parts else part for name, part in fields}
         then = self.then and {"at": self.then.at, "data": dict(vars(self.then.data))}
         return {**value, "shape": dict(self.shape), "then": then}
 
@@ -194,13 +195,22 @@ class Program:
 
     def static_text(self) -> str:
         """`static()` in canonical form: equal texts, equal arithmetic."""
-        return _static_text(
-            shape=tuple(sorted(self.shape.items())),
-            **{name: value for name, value in vars(self).items() if name not in _OVER_STEPS},
-        )
+        return self._static_text
 
     def history_text(self) -> tuple[tuple[int, str], ...]:
         """`history()` with what each piece does in canonical form."""
+        return self._history_text
+
+    # A plan asks for both again and again, and what many programs share is written once.
+    @cached_property
+    def _static_text(self) -> str:
+        constant = (name for name in self.__dataclass_fields__ if name not in _OVER_STEPS)
+        return _static_text(
+            shape=tuple(sorted(self.shape.items())), **{name: getattr(self, name) for name in constant}
+        )
+
+    @cached_property
+    def _history_text(self) -> tuple[tuple[int, str], ...]:
         return _history_text(self.learning_rate, self.pruning, self.then, self.steps)
 
 

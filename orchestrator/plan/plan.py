@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.plan.forest import PlannedSegment, forest
 from orchestrator.plan.programs import PlannedRun, run_of
+from orchestrator.plan.uncollected import uncollected
 from orchestrator.plan.warnings import warnings
 from orchestrator.spec.cells import cells
 from orchestrator.spec.problems import SpecError
@@ -129,8 +130,9 @@ def build(
     digest = data_digest or f"unprepared:{key_of(spec.data.model_dump())}"
     if vocab_size is None and spec.data.tokenizer == "byte":
         vocab_size = BYTE_VOCABULARY
-    runs = [run_of(cell, spec, digest, vocab_size, then_digest) for cell in found]
-    grown = forest([(run.program, run.flops_per_step) for run in runs])
+    with uncollected():
+        runs = [run_of(cell, spec, digest, vocab_size, then_digest) for cell in found]
+        grown = forest([(run.program, run.flops_per_step) for run in runs])
     return Plan(
         spec=spec,
         runs=runs,

@@ -291,4 +291,4 @@ def _schedule_problems(cell: Cell) -> list[Problem]:
 def _identity(cell: Cell) -> tuple[Any, ...]:
     point = (cell.nonzero_params, cell.sparsity, cell.steps, cell.seed)
     pruning = None if cell.sparsity == 0 else cell.pruning
-    return (*point, cell.model.model_dump_json(), cell.data, pruning, cell.training)
+    return (*point, cell.model, cell.data, pruning, cell.training)

@@ -205,11 +205,11 @@ _FILES = (".txt", ".py", ".json", ".jsonl", ".parquet", ".csv")
 def _shape_problems(spec: Spec, found: list[Cell]) -> list[Problem]:
     """Sizes that no shape reaches, and shapes that a pattern's groups do not divide; each said once."""
     problems: dict[tuple[str, str], Problem] = {}
-    looked_at: set[tuple[float, float, str, str]] = set()
+    looked_at: set[tuple[float, float, ModelSpec, str]] = set()
     for cell in found:
         dense = cell.nonzero_params / (1 - cell.sparsity)
         pattern = cell.pruning.pattern if cell.sparsity else "unstructured"
-        case = (dense, cell.sparsity, cell.model.model_dump_json(), pattern)
+        case = (dense, cell.sparsity, cell.model, pattern)
         if case in looked_at:
             continue
         looked_at.add(case)
