@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fitter.accounting import Accounting
 from fitter.errors import SettingError
 from fitter.law import Law
+from fitter.numbers import short
 from fitter.profile import Profile
 from fitter.rollout import RollOut
 from fitter.table import Runs, check
@@ -81,15 +82,7 @@ def _mark_levels(axis: Axes, values: Array) -> None:
             levels.append(float(value))
     axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     if len(levels) <= 4:
-        axis.set_xticks(levels, [_short(level) for level in levels])
-
-
-def _short(value: float) -> str:
-    """5308416 → 5.31 M."""
-    for size, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+        axis.set_xticks(levels, [short(level, " ") for level in levels])
 
 
 def _percent(sparsity: float) -> str:
@@ -118,7 +111,7 @@ def loss_against_params(law: Law, table: Any) -> Figure:
                 axis.plot(
                     runs.nonzero_params[here], runs.loss[here], marker, color=colour, label=_percent(sparsity)
                 )
-            axis.set(xscale="log", xlabel="non-zero parameters N", title=f"D = {_short(length)}")
+            axis.set(xscale="log", xlabel="non-zero parameters N", title=f"D = {short(length, ' ')}")
             _mark_levels(axis, runs.nonzero_params)
         low, high = min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes)
         for axis in axes:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from fitter.errors import SettingError, TableError
 from fitter.forms import get_form
+from fitter.numbers import short
 from fitter.refit import Refitter
 from fitter.table import REQUIRED, check, columns
 from ledger import imports
@@ -216,9 +217,9 @@ def _storable(text: str) -> bool:
 def _name(cell: Mapping[str, Any]) -> str:
     """N=5.3M S=75% D=16B gmp: as the planner names its runs."""
     parts = [
-        f"N={_short(cell['nonzero_params'])}",
+        f"N={short(cell['nonzero_params'])}",
         f"S={100 * cell['sparsity']:g}%",
-        f"D={_short(cell['data'])}",
+        f"D={short(cell['data'])}",
     ]
     if cell["sparsity"]:
         named = (cell.get("method"), cell.get("pattern"))
@@ -227,13 +228,6 @@ def _name(cell: Mapping[str, Any]) -> str:
         parts.append("dense")
     parts += [f"seed={cell['seed']}"] if cell.get("seed") else []
     return " ".join(parts)
-
-
-def _short(number: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
 
 
 def _named(rows: list[int]) -> str:

@@ -7,22 +7,13 @@ import json
 import click
 
 from orchestrator.command.fit import refuse
-from orchestrator.command.source import api_option, group_option, table_or_sweep
+from orchestrator.command.source import api_option, group_option, objective_options, table_or_sweep
 
 
 @click.command()
 @click.argument("table")
 @click.option("--form", "forms", multiple=True, help="Law form to compare; repeat it. Default: all that fit.")
-@click.option(
-    "--residual",
-    type=click.Choice(["log", "raw"]),
-    default="log",
-    show_default=True,
-    help="Kind of residual.",
-)
-@click.option(
-    "--huber-delta", type=float, default=1e-3, show_default=True, help="Huber threshold, in its units."
-)
+@objective_options
 @group_option
 @api_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.command.source import api_option, group_option, table_or_sweep
+from orchestrator.command.source import api_option, group_option, objective_options, table_or_sweep
 
 if TYPE_CHECKING:
     from fitter.law import Law
@@ -22,16 +22,7 @@ def refuse(error: Exception) -> None:
 @click.command()
 @click.argument("table")
 @click.option("--form", default="sparsity", show_default=True, help="Law form.")
-@click.option(
-    "--residual",
-    type=click.Choice(["log", "raw"]),
-    default="log",
-    show_default=True,
-    help="Kind of residual.",
-)
-@click.option(
-    "--huber-delta", type=float, default=1e-3, show_default=True, help="Huber threshold, in its units."
-)
+@objective_options
 @click.option("--level", type=float, default=0.9, show_default=True, help="Probability of the intervals.")
 @click.option(
     "--base", type=click.Path(exists=True, dir_okay=False), help="Law file that a transfer form keeps."

@@ -91,6 +91,7 @@ class LedgerSource:
         )
 
     def mlflow(self, sweep: str) -> str | None:
+        from fitter.mlflow_pages import experiment_page
         from orchestrator.command.serve_record import running
 
         service = running(self._settings)
@@ -98,7 +99,7 @@ class LedgerSource:
             experiment = sweeps.get(session, sweep).tracking_id
         if service is None or not service.get("mlflow_url") or experiment is None:
             return None
-        return f"{service['mlflow_url']}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        return experiment_page(service["mlflow_url"], experiment)
 
     def runs(self, sweep: str) -> list[dict[str, Any]]:
         with Session(self._engine) as session:

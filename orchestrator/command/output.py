@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fitter.numbers import short
+
 
 def console(*, stderr: bool = False) -> Console:
     """Colours on a terminal only; piped tables keep their full width."""
@@ -36,12 +38,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
 
 def count(number: float | None) -> str:
     """5308416 → 5.31 M."""
-    if number is None:
-        return "–"
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g}"
+    return "–" if number is None else short(number, " ")
 
 
 def flops(number: float) -> str:

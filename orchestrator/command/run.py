@@ -186,6 +186,7 @@ def optima_table(sweep: str, document: dict[str, Any]) -> Any:
 
 def addresses(settings: Settings, sweep: str) -> list[str]:
     """Where to look, if the service runs; how to start it, if not."""
+    from fitter.mlflow_pages import experiment_page
     from orchestrator.command.serve_record import running
 
     service = running(settings)
@@ -196,8 +197,6 @@ def addresses(settings: Settings, sweep: str) -> list[str]:
         with ledger_session(settings) as session:
             experiment = sweeps.get(session, sweep).tracking_id
         # MLflow's own first page speaks of other things: lead to the sweep's experiment where there is one yet.
-        lines.append(
-            f"MLflow  {service['mlflow_url']}"
-            + (f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else "")
-        )
+        root = service["mlflow_url"]
+        lines.append(f"MLflow  {experiment_page(root, experiment) if experiment else root}")
     return [*lines, f"REST    {service['url']}/v1/sweeps/{sweep}/law"]

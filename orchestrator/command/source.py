@@ -165,6 +165,20 @@ def group_option(function: Decorated) -> Decorated:
     )(function)
 
 
+def objective_options(function: Decorated) -> Decorated:
+    """`--residual log|raw --huber-delta D`."""
+    function = click.option(
+        "--huber-delta", type=float, default=1e-3, show_default=True, help="Huber threshold, in its units."
+    )(function)
+    return click.option(
+        "--residual",
+        type=click.Choice(["log", "raw"]),
+        default="log",
+        show_default=True,
+        help="Kind of residual.",
+    )(function)
+
+
 def table_or_sweep(named: str, api: str | None, group: str | None = None) -> Any:
     """The runs of a file, or of the sweep of that name (or one group of them) where there is no such file."""
     from fitter.table import read

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitter.numbers import short
 from orchestrator.plan.forest import PlannedSegment
 from orchestrator.plan.plan import Plan
 
@@ -88,7 +89,7 @@ def _trees(plan: Plan) -> list[tuple[str, list[tuple[PlannedSegment, int, int | 
         for root in sorted(found[static], key=_later):
             row = _lay(root, row + 1, None, children, rows)
         seed = found[static][0].program.seed
-        trees.append((f"{_short(sizes[static])}" + (f"\nseed {seed}" if seed else ""), rows))
+        trees.append((short(sizes[static], " ") + (f"\nseed {seed}" if seed else ""), rows))
     return trees
 
 
@@ -162,10 +163,3 @@ def _tree(
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=2)
-
-
-def _short(number: float) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g}"

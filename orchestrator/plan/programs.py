@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from fitter.numbers import short
 from ledger.settings import Settings
 from orchestrator.spec.cells import Cell
 from orchestrator.spec.schema import Spec
@@ -154,7 +155,7 @@ def run_of(
     """The planned run of a cell."""
     program, shape = program_of(cell, spec, data_digest, vocab_size, then_digest)
     run = PlannedRun(name="", cell=cell, program=program, shape=shape, counted=spec.law.params)
-    name = f"N={_short(cell.nonzero_params)} S={100 * cell.sparsity:g}% D={_short(run.data)}"
+    name = f"N={short(cell.nonzero_params)} S={100 * cell.sparsity:g}% D={short(run.data)}"
     name += f" {cell.pruning.method}" if cell.sparsity else " dense"
     if cell.sparsity and cell.pruning.pattern != "unstructured":
         name += f" {cell.pruning.pattern}"
@@ -163,14 +164,6 @@ def run_of(
     if len(spec.grid.seed) > 1:
         name += f" seed={cell.seed}"
     return replace(run, name=name)
-
-
-def _short(number: float) -> str:
-    """5308416 → 5.31M: a name that a person can compare at a glance."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
 
 
 def _start(url: str, family: str) -> Start:

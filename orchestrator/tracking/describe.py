@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fitter.law import Law
+from fitter.numbers import short
 from ledger.models import Sweep
 from ledger.points import Point
 
@@ -25,6 +26,9 @@ PARAMETERS = {
     "sequence_length": "sequence_length",
 }
 
+#: Characters that MLflow takes in a tag of an experiment.
+LONGEST_NOTE = 5000
+
 #: Entry of a segment's result → the name of the final metric.
 FINAL = {
     "nonzero_params": "final/nonzero_params",
@@ -40,24 +44,50 @@ FINAL = {
 
 
 def description(sweep: Sweep, laws: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """Markdown: the question, the grid and the answer so far. `laws`: the newest document of each group of runs."""
+    """Markdown: the question, the answer so far, the grid. `laws`: the newest document of each group of runs.
+
+    Its first line, which is all that MLflow shows before it is unfolded, has question and answer.
+    """
     spec = sweep.spec
     grid = "\n".join(f"- **{name}**: {_values(values)}" for name, values in (spec.get("grid") or {}).items())
     data = spec.get("data") or {}
-    return (
-        f"How sparse should a {(spec.get('model') or {}).get('family', 'model')} be on "
-        f"{data.get('source', 'these data')}? This sweep trains every cell of the grid below and fits the sparsity "
-        "scaling law L(S, N, D) whenever runs complete.\n\n"
-        f"{grid}\n\n"
-        f"{answer(laws or {})}\n\n"
+    known = f" on {data['source']}" if data.get("source") else ""
+    question = f"How sparse should a {(spec.get('model') or {}).get('family', 'model')} be{known}?"
+    first = next((said for law in (laws or {}).values() for said in _optima(law)), None)
+    what = (
+        "These runs were trained elsewhere; the sparsity scaling law L(S, N, D) is fitted to them."
+        if spec.get("imported")
+        else "This sweep trains every cell of the grid below and fits the sparsity scaling law L(S, N, D) whenever "
+        "runs complete."
+    )
+    parts = [
+        f"{question} {first[0].upper()}{first[1:]}." if first else f"{question} {what}",
+        answer(laws or {}),
+        *([what] if first else []),
+        *([grid] if grid else []),
         "S: fraction of weights pruned. N: non-zero parameters. D: training data (tokens or images). "
-        "Loss: validation loss, nats per target.\n\n"
+        "Loss: validation loss, nats per target.",
         "Runs tagged `lacuna.kind = cell` are the cells: group and filter them by the tags `sparsity`, "
         "`nonzero_params`, `method`, `pattern` and `status`, and set the x-axis of a chart to the metric `tokens` to "
         "compare lengths and batch sizes. `lacuna.kind = fit` are versions of the law, with coefficients as metrics, "
         "plots and the law document as artifacts; `lacuna.kind = law` has the coefficients over the versions. A "
-        "cell's history includes the trunk it shares with others, which was trained once; `segments` names it."
-    )
+        "cell's history includes the trunk it shares with others, which was trained once; `segments` names it.",
+    ]
+    return "\n\n".join(parts)[:LONGEST_NOTE]
+
+
+#: What the links to MLflow open of a sweep's experiment: its cells, best first, with what tells them apart. In the form
+#: of MLflow's own shared views.
+VIEW = {
+    "searchFilter": "tags.`lacuna.kind` = 'cell'",
+    "orderByKey": "metrics.`final/loss`",
+    "orderByAsc": True,
+    "selectedColumns": [
+        "metrics.`final/loss`",
+        *(f"params.`{name}`" for name in ("N", "S", "D", "method", "pattern", "seed")),
+        "tags.`status`",
+    ],
+}
 
 
 def answer(laws: Mapping[str, Mapping[str, Any]]) -> str:
@@ -70,9 +100,7 @@ def answer(laws: Mapping[str, Mapping[str, Any]]) -> str:
 def _answer(group: str, law: Mapping[str, Any]) -> str:
     of = f" for {group}" if group else ""
     lines = [f"**The answer so far{of}** (law from {law['runs']} runs, form `{law['form']}`):"]
-    ranges = (law.get("diagnostics") or {}).get("ranges") or {}
-    if law.get("gain") and "nonzero_params" in ranges and "data" in ranges:
-        lines += [f"- {sentence}" for sentence in _optima(Law.from_document(law), ranges)]
+    lines += [f"- {sentence}" for sentence in _optima(law)]
     for sparsity, gain in (law.get("gain") or {}).items():
         if gain.get("value") is not None:
             ends = "" if gain.get("low") is None else f" ({gain['low']:.3g} to {gain['high']:.3g})"
@@ -83,8 +111,12 @@ def _answer(group: str, law: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _optima(law: Law, ranges: Mapping[str, Any]) -> list[str]:
+def _optima(document: Mapping[str, Any]) -> list[str]:
     """One sentence for the smallest and the largest model, trained with four times the budget of the longest run."""
+    ranges = (document.get("diagnostics") or {}).get("ranges") or {}
+    if not document.get("gain") or "nonzero_params" not in ranges or "data" not in ranges:
+        return []
+    law = Law.from_document(document)
     said = []
     for size in dict.fromkeys(ranges["nonzero_params"]):
         budget = 24 * size * ranges["data"][1]
@@ -93,8 +125,9 @@ def _optima(law: Law, ranges: Mapping[str, Any]) -> list[str]:
         ends = (
             f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if low == low else ""
         )
+        flops = f"{budget:.3g}".replace("e+", "e")
         said.append(
-            f"with {size:.3g} non-zero parameters and {budget:.3g} FLOPs make it {100 * float(best.sparsity):.3g} % "
+            f"with {short(size, ' ')} non-zero parameters and {flops} FLOPs make it {100 * float(best.sparsity):.3g} % "
             f"sparse{ends}"
         )
     return said

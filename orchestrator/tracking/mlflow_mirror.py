@@ -8,6 +8,7 @@ times the ledger gave them, which MLflow recognises as the same.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,15 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from sqlalchemy import Engine, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from fitter.groups import named
 from fitter.law import Law
+from fitter.mlflow_pages import VIEW_KEY
 from ledger import attempts, points, runs
 from ledger.models import Fit, Run, RunSegment, SegmentState, Sweep, SweepState
 from ledger.points import Point
 from orchestrator.tracking import plots
 from orchestrator.tracking.describe import (
+    VIEW,
+    answer,
     description,
     final_metrics,
     law_metrics,
@@ -103,6 +108,7 @@ class Mirror:
             NOTE_TAG: description(sweep),
             "mlflow.experimentKind": "custom_model_development",
             KIND_TAG: "sweep",
+            f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(VIEW),
         }
         if sweep.tracking_id is not None:
             return
@@ -190,6 +196,7 @@ class Mirror:
                 "lacuna.version": str(fit.version),
                 "lacuna.runs_digest": fit.runs_digest,
                 **({GROUP_TAG: fit.group} if fit.group else {}),
+                NOTE_TAG: answer({fit.group: fit.document}),
             },
             fit.created_at,
         )
@@ -287,12 +294,13 @@ class Mirror:
 def newest_laws(session: Session, sweep_id: int) -> dict[str, Mapping[str, Any]]:
     """The newest law document of each group of a sweep's runs."""
     newest = (
-        select(Fit.group, Fit.document)
-        .distinct(Fit.group)
+        select(Fit.group, Fit.version, Fit.document)
+        .ext(distinct_on(Fit.group))
         .where(Fit.sweep_id == sweep_id)
         .order_by(Fit.group, Fit.version.desc())
     )
-    found: dict[str, Mapping[str, Any]] = dict(session.execute(newest).tuples().all())
+    rows = sorted(session.execute(newest), key=lambda row: row.version)
+    found: dict[str, Mapping[str, Any]] = {row.group: row.document for row in rows}
     if len(found) > 1:
         found.pop("", None)  # of the sweep whole, from before it had groups
     return found

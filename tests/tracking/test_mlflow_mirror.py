@@ -17,6 +17,7 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from fitter.imports import import_table
+from fitter.mlflow_pages import VIEW_KEY
 from fitter.refit import Refitter
 from ledger import attempts, points
 from ledger.models import Run, Sweep
@@ -151,6 +152,16 @@ def test_a_fit_is_a_run_with_coefficients_and_plots(
     note = client.get_experiment_by_name("fitted").tags["mlflow.note.content"]
     assert "% sparse (90 % interval" in note
     assert "worth a dense one" in note
+    assert "% sparse (90 % interval" in note.splitlines()[0]
+    assert "% sparse (90 % interval" in fit.data.tags["mlflow.note.content"]
+    # The view that links to MLflow open names columns that the cells have.
+    view = json.loads(client.get_experiment_by_name("fitted").tags[f"mlflow.sharedViewState.{VIEW_KEY}"])
+    cell = next(run for run in found(client, "fitted").values() if run.data.tags["lacuna.kind"] == "cell")
+    has = {f"params.`{name}`" for name in cell.data.params} | {
+        f"metrics.`{name}`" for name in cell.data.metrics
+    }
+    assert set(view["selectedColumns"]) - {"tags.`status`"} <= has
+    assert cell.data.tags["status"]
     law = found(client, "fitted")["law over versions"]
     history = client.get_metric_history(law.info.run_id, "b_N")
     assert [(point.step, point.value) for point in history] == [(1, fit.data.metrics["b_N"])]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
+from fitter.mlflow_pages import run_page
 from fitter.service import cursors, formats, queries
 from fitter.service.context import Context, InContext, SweepName, known_sweep
 from fitter.service.formats import Format
@@ -79,9 +79,7 @@ def _add_steps(connection: Connection, sweep: queries.SweepRow, rows: list[Any],
 
 def describe(context: Context, sweep: queries.SweepRow, rows: list[Any], *, cell: bool = False) -> list[Run]:
     """The runs of these rows."""
-    root = None
-    if context.links.mlflow and sweep.tracking_id:
-        root = f"{context.links.mlflow}/#/experiments/{quote(sweep.tracking_id)}/runs/"
+    root, experiment = context.links.mlflow, sweep.tracking_id
     return [
         Run.model_construct(  # from the ledger, whose columns are typed
             position=row["position"],
@@ -91,7 +89,9 @@ def describe(context: Context, sweep: queries.SweepRow, rows: list[Any], *, cell
             completed_at=row["completed_at"],
             tip_key=row["tip_key"],
             reason=row["reason"],
-            mlflow=root + quote(row["tracking_id"]) if root and row["tracking_id"] else None,
+            mlflow=run_page(root, experiment, row["tracking_id"])
+            if root and experiment and row["tracking_id"]
+            else None,
             step=None,
             cell=row["cell"] if cell else None,
             **{field: row["cell"].get(field) for field in CELL},

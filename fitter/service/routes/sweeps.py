@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from fitter.mlflow_pages import experiment_page
 from fitter.service import cursors, progress, queries
 from fitter.service.context import Context, InContext, SweepName, known_sweep
 from fitter.service.problems import Problem
@@ -235,7 +236,5 @@ def links_of(context: Context, name: str, tracking_id: str | None) -> dict[str, 
     """Where else to look for a sweep."""
     links = {"page": f"/sweeps/{quote(name)}", "law": f"/v1/sweeps/{quote(name)}/law"}
     if context.links.mlflow and tracking_id:
-        links["mlflow"] = (
-            f"{context.links.mlflow}/#/experiments/{quote(tracking_id)}/runs?workflowType=machine_learning"
-        )
+        links["mlflow"] = experiment_page(context.links.mlflow, tracking_id)
     return links

@@ -88,7 +88,7 @@ function labels(lines, from, to, bottom, top) {
     said.push({
       x: Math.log10(lines.nonzero_params[at]),
       y: Math.log10(line.flops[at]),
-      text: line.sparsity ? percent(line.sparsity, 1) : "sparsity pays above",
+      text: line.sparsity || innerWidth < 640 ? percent(line.sparsity, 1) : "sparsity pays above",
       xanchor: "right",
       yanchor: "middle",
       showarrow: false,

@@ -48,7 +48,9 @@ export function showProgress(progress, sweep) {
     ["saved by sharing", saved == null ? NONE : `${percent(saved, 0)} of FLOPs`],
     ["law", progress.law_version == null ? "not yet" : `version ${progress.law_version}`],
   ];
-  put("facts", facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  // What does not apply is left out: a sweep that is over has no speed, imported runs have no segments.
+  const told = facts.filter(([, value]) => value !== NONE || progress.state === "active");
+  put("facts", told.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   put("working", progress.working.map(worker));
   showActions(progress.state, sweep);
 }

@@ -22,10 +22,10 @@ export function showRuns(state) {
     ["run", (run) => (run.mlflow ? h("a", { href: run.mlflow, rel: "noreferrer" }, run.name) : run.name)],
     ["state", (run) => chip(run.state)],
     ["loss", (run) => (run.loss == null ? NONE : loss(run.loss)), "num"],
-    ["S", (run) => percent(run.sparsity, 2), "num"],
-    ["N", (run) => si(run.nonzero_params), "num"],
-    ["D", (run) => si(run.data), "num"],
-    ["steps", (run) => count(run.steps), "num"],
+    ["S", (run) => percent(run.sparsity, 2), "num minor"],
+    ["N", (run) => si(run.nonzero_params), "num minor"],
+    ["D", (run) => si(run.data), "num minor"],
+    ["steps", (run) => count(run.steps), "num minor"],
   ];
   const rest = runs.length - shown.length;
   put("runs", table("Runs of the sweep", columns, shown),

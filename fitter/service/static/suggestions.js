@@ -17,7 +17,7 @@ export async function showSuggestions(state) {
       ["N", (x) => si(x.nonzero_params), "num"],
       ["D", (x) => si(x.data), "num"],
       ["cost, FLOPs", (x) => power(x.flops), "num"],
-      ["takes away", (x) => `${percent(x.reduction, 0)} of the law’s variance`, "wide"],
+      ["less variance", (x) => percent(x.reduction, 0), "num"],
     ], items));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem; // a service without suggestions shows none
