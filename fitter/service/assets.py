@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import re
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,8 @@ _FOREIGN = {
     "swagger-ui-bundle.js": ("fastapi_offline", "static/swagger-ui-bundle.js"),
     "swagger-ui.css": ("fastapi_offline", "static/swagger-ui.css"),
 }
+
+_IMPORTED = re.compile(r'from "\./([a-z]+\.js)"')
 
 router = APIRouter(include_in_schema=False)
 
@@ -59,6 +62,20 @@ def digest() -> str:
 def address(name: str) -> str:
     """Where a file is served. Raises KeyError where there is no such file."""
     return f"/static/{digest()}/{files()[name].name if name in _FOREIGN else name}"
+
+
+@lru_cache(maxsize=16)
+def modules(entry: str) -> tuple[str, ...]:
+    """Names of the scripts that a script imports, and those that these import, and so on: a page that names them all
+    at once has them all at once, where a browser that finds one in the other asks for them one after the other."""
+    found: dict[str, None] = {}
+    waiting = [entry]
+    while waiting:
+        for name in _IMPORTED.findall((_STATIC / waiting.pop()).read_text()):
+            if name not in found:
+                found[name] = None
+                waiting.append(name)
+    return tuple(found)
 
 
 _compressed: dict[str, bytes] = {}

@@ -22,6 +22,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.globals["static"] = assets.address
+_TEMPLATES.globals["modules"] = assets.modules
 
 
 def render(template: str, context: Context, **values: object) -> HTMLResponse:

@@ -8,7 +8,8 @@ import { field, loss, parse, percent, power, si } from "./numbers.js";
 let asked = 0;
 
 // The question a sweep is asked first: among its sizes and the budgets of its runs, one where sparsity pays and that
-// lies within what was trained; where there is none, its middle size with four times the budget of its longest run.
+// lies within what was trained, with its answer; where there is none, its middle size with four times the budget of its
+// longest run.
 async function firstQuestion(state) {
   const { nonzero_params: [small, large], data: [, longest] } = state.law.diagnostics.ranges;
   const sizes = [large, Math.sqrt(small * large), small];
@@ -16,7 +17,7 @@ async function firstQuestion(state) {
   const answers = await optima(state, questions, "dense");
   const within = answers.find((best) => best.sparsity > 0.05 && !best.extrapolates);
   const n = within?.nonzero_params ?? sizes[1];
-  return { nonzero_params: n, flops: within?.flops ?? 24 * n * longest, accounting: "dense" };
+  return [{ nonzero_params: n, flops: within?.flops ?? 24 * n * longest, accounting: "dense" }, within];
 }
 
 export async function showAnswer(state, question) {
@@ -25,11 +26,11 @@ export async function showAnswer(state, question) {
   if (!state.law) {
     put("answer", h("span", { class: "muted" }, "No law yet: it is fitted as soon as the completed runs identify it."),
       h("ul", { class: "missing" }, state.missing.map((sentence) => h("li", {}, sentence))));
-    put("optima");
     return;
   }
-  const fresh = !state.question;
-  state.question = question ?? state.question ?? (await firstQuestion(state));
+  let best;
+  if (question ?? state.question) state.question = question ?? state.question;
+  else [state.question, best] = await firstQuestion(state);
   const { nonzero_params: n, flops: c, accounting } = state.question;
   if (document.activeElement?.form !== form) {
     form.elements.nonzero_params.value = field(n);
@@ -37,12 +38,11 @@ export async function showAnswer(state, question) {
     form.elements.accounting.value = accounting;
   }
   const mine = (asked += 1);
-  const [best] = await optima(state, [[n, c]], accounting);
+  best ??= (await optima(state, [[n, c]], accounting))[0];
   if (mine !== asked) return; // a later question has been asked meanwhile
   state.best = best;
   put("answer", sentence(best));
   document.dispatchEvent(new CustomEvent("answered", { detail: best }));
-  if (fresh || !question) await showOptima(state);
 }
 
 // Answers to questions [N, C], in their order.
@@ -69,7 +69,11 @@ function sentence(best) {
   return [h("span", {}, said), beyond];
 }
 
-async function showOptima(state) {
+export async function showOptima(state) {
+  if (!state.law) {
+    put("optima");
+    return;
+  }
   const { nonzero_params: [small, large], data: [, longest] } = state.law.diagnostics.ranges;
   const sizes = small === large ? [small, 4 * small] : [small, Math.sqrt(small * large), large, large * 4];
   const middle = 6 * sizes[1] * longest;

@@ -1,6 +1,6 @@
 // One sweep: loads what the page shows, and keeps it current by server-sent events.
 
-import { showAnswer, wireQuestion } from "./answer.js";
+import { showAnswer, showOptima, wireQuestion } from "./answer.js";
 import { all, call, ofGroup, Problem } from "./api.js";
 import { drawChart, wireChart } from "./chart.js";
 import { quietly, toast, wireHeader } from "./chrome.js";
@@ -25,17 +25,27 @@ wireQuestion(state, (question) => movePoint(question));
 wireChart(state);
 wireMap(state, (question) => quietly(() => showAnswer(state, question)));
 
-async function loadLaw() {
+// The law, or what is missing for one.
+async function askLaw() {
   try {
-    state.law = await call(ofGroup(state, "/law"));
-    state.missing = [];
+    return { law: await call(ofGroup(state, "/law")), missing: [] };
   } catch (problem) {
     if (!(problem instanceof Problem) || problem.status !== 404) throw problem;
-    state.law = null;
-    state.missing = problem.document.missing ?? [];
+    return { law: null, missing: problem.document.missing ?? [] };
   }
+}
+
+let loading = 0;
+
+async function loadLaw(asked = askLaw()) {
+  const mine = (loading += 1);
+  const found = await asked;
+  if (mine !== loading) return; // another group has been chosen meanwhile
+  Object.assign(state, found);
+  if (state.law) state.group = state.law.group ?? "";
   await showAnswer(state); // it settles the question that the map begins with
   await Promise.all([
+    showOptima(state),
     showCoefficients(state),
     showHistory(state),
     drawChart(state),
@@ -95,10 +105,12 @@ const runsSoon = soon(() => {
 
 function listen() {
   const events = new EventSource(`${base}/events`);
+  let first = true; // it tells what has just been loaded
   events.addEventListener("progress", (event) => {
     const progress = JSON.parse(event.data);
     showProgress(progress, state.sweep);
-    forestSoon();
+    if (!first) forestSoon();
+    first = false;
   });
   events.addEventListener("run", (event) => {
     const run = JSON.parse(event.data);
@@ -119,9 +131,10 @@ document.addEventListener("schemechange", () => {
 document.addEventListener("sweepchange", () => quietly(loadSweep));
 
 try {
+  const asked = askLaw(); // of the default group, which is the first
   await Promise.all([loadSweep(), loadRuns()]);
   listen();
-  await Promise.all([loadLaw(), loadForest()]);
+  await Promise.all([loadLaw(asked), loadForest()]);
 } catch (problem) {
   toast(problem.message);
   put("status", problem.message);
