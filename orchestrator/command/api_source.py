@@ -52,7 +52,9 @@ class ApiSource:
         document, missing = self._law(sweep)
         if document is None:
             return None, missing
-        return {name: document[name] for name in ("version", "runs", "created_at")}, []
+        return {
+            name: document[name] for name in ("version", "runs", "created_at", "group") if name in document
+        }, []
 
     def groups(self, sweep: str) -> dict[str, frozenset[int]]:
         return {group.name: frozenset(group.runs) for group in self._client.sweep(sweep).groups}
@@ -125,7 +127,7 @@ def progress_of(sweep: str, far: schemas.Progress) -> Progress:
         steps_total=segments.steps,
         steps_done=segments.steps_done,
         steps_alone=segments.steps_alone,
-        eta_seconds=far.seconds_left,
+        eta_seconds=0.0 if far.state is SweepState.completed else far.seconds_left,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,14 @@ def command(sweep: str, as_json: bool, figures: Path | None, group: str | None, 
     """
     with open_source(api) as source:
         document = source.law(sweep, group)
-        others = [name for name in source.groups(sweep) if name != document.get("group")]
+        others = other_groups(source, document)
         shown_at = None if as_json else source.mlflow(sweep)
         if figures is not None:
             _draw(source, document, figures)
     if as_json:
         print_json(document)
     else:
-        show_law(document)
-        if others:
-            console().print(f"other groups of this sweep (--group): {', '.join(others)}", markup=False)
+        show_law(document, others)
         if shown_at is not None:
             console().print(f"MLflow: {shown_at}", markup=False, soft_wrap=True)
 
@@ -57,8 +56,15 @@ def _draw(source: Source, document: dict[str, Any], folder: Path) -> None:
         save(drawn, folder / f"{name}.svg")
 
 
-def show_law(document: dict[str, Any]) -> None:
-    """The law as tables."""
+def other_groups(source: Source, document: dict[str, Any]) -> list[str]:
+    """The groups of runs that have other laws in the sweep of this one."""
+    if "group" not in document:
+        return []
+    return [name for name in source.groups(document["sweep"]) if name != document["group"]]
+
+
+def show_law(document: dict[str, Any], others: Sequence[str] = ()) -> None:
+    """The law as tables. `others`: groups of the sweep's runs that have laws of their own."""
     from fitter.forms import get_form
 
     out = console()
@@ -95,3 +101,5 @@ def show_law(document: dict[str, Any]) -> None:
         out.print()
         out.print(table(["sparsity", ">gain", f"{100 * level:g} % interval"], gains))
         out.print("gain: how many times larger a dense model of equal loss would be", style="dim")
+    if others:
+        out.print(f"other groups of this sweep (--group): {', '.join(others)}", markup=False)

@@ -20,6 +20,7 @@ from orchestrator.command.source import Change, no_law_yet
 
 if TYPE_CHECKING:
     from fitter.measurement import MeasuredCosts
+    from ledger.models import Fit
     from orchestrator.client import Event
     from orchestrator.submit import Submitted
 
@@ -56,12 +57,11 @@ class LedgerSource:
 
     def law_summary(self, sweep: str) -> tuple[dict[str, Any] | None, list[str]]:
         with Session(self._engine) as session:
-            fit = fits.latest(session, sweeps.get(session, sweep).id)
-            if fit is None:
-                from fitter.refit import standing
-
-                return None, standing(session, sweep).missing
-        return {"version": fit.version, "runs": fit.runs, "created_at": fit.created_at}, []
+            fit, missing = self._newest(session, sweep, None)
+        if fit is None:
+            return None, missing
+        about = {"version": fit.version, "runs": fit.runs, "created_at": fit.created_at}
+        return about | ({"group": fit.group} if fit.group else {}), []
 
     def groups(self, sweep: str) -> dict[str, frozenset[int]]:
         from fitter.groups import named
@@ -74,21 +74,25 @@ class LedgerSource:
         }
 
     def law(self, sweep: str, group: str | None = None) -> dict[str, Any]:
-        from fitter.groups import chosen
-
         with Session(self._engine) as session:
-            sweep_id = sweeps.get(session, sweep).id
-            fit = fits.latest(session, sweep_id)
-            if group or (fit is not None and fit.group):
-                group = chosen(group, list(self.groups(sweep)))
-                fit = fits.latest(session, sweep_id, group)
-            if fit is None:
-                from fitter.refit import standing
-
-                raise no_law_yet(sweep, standing(session, sweep, group).missing)
+            fit, missing = self._newest(session, sweep, group)
+        if fit is None:
+            raise no_law_yet(sweep, missing)
         return fits.law_document(
             sweep, document=fit.document, version=fit.version, group=fit.group, created_at=fit.created_at
         )
+
+    def _newest(self, session: Session, sweep: str, group: str | None) -> tuple[Fit | None, list[str]]:
+        """The newest fit of that group of a sweep's runs, of the first by default; or what they lack for one."""
+        from fitter.groups import chosen
+        from fitter.refit import standing
+
+        sweep_id = sweeps.get(session, sweep).id
+        fit = fits.latest(session, sweep_id)
+        if group or (fit is not None and fit.group):
+            group = chosen(group, list(self.groups(sweep)))
+            fit = fits.latest(session, sweep_id, group)
+        return fit, [] if fit is not None else standing(session, sweep, group).missing
 
     def mlflow(self, sweep: str) -> str | None:
         from fitter.mlflow_pages import experiment_page

@@ -121,7 +121,7 @@ def _line(state: Progress, elapsed: float) -> str:
 
 
 def _report(settings: Settings, submitted: Submitted, finished: Progress, seconds: float) -> None:
-    from orchestrator.command.law import show_law
+    from orchestrator.command.law import other_groups, show_law
 
     out = console()
     out.print(
@@ -136,11 +136,13 @@ def _report(settings: Settings, submitted: Submitted, finished: Progress, second
     out.print()
     try:
         with ledger_engine(settings) as engine:
-            document = LedgerSource(settings, engine).law(finished.sweep)
+            source = LedgerSource(settings, engine)
+            document = source.law(finished.sweep)
+            others = other_groups(source, document)
     except InputError as error:
         out.print(str(error))
     else:
-        show_law(document)
+        show_law(document, others)
         out.print()
         out.print(optima_table(finished.sweep, document))
     plan = submitted.plan

@@ -49,7 +49,8 @@ class Source(Protocol):
         ...
 
     def law_summary(self, sweep: str) -> tuple[dict[str, Any] | None, list[str]]:
-        """(version, runs, created_at) of its newest law, or None and what the completed runs lack for one."""
+        """(version, runs, created_at and, where there are several, group) of its newest law, or None and what the
+        completed runs lack for one."""
         ...
 
     def groups(self, sweep: str) -> dict[str, frozenset[int]]:

@@ -38,7 +38,8 @@ def command(sweep: str, api: str | None, as_json: bool) -> None:
         for line in missing:
             out.print(f"  {line}", markup=False)
     else:
-        out.print(f"law: version {law['version']}, from {law['runs']} runs (`lacuna law {sweep}`)")
+        of = f" of {law['group']}" if "group" in law else ""
+        out.print(f"law{of}: version {law['version']}, from {law['runs']} runs (`lacuna law {sweep}`)")
 
 
 def rows_of(state: Progress) -> list[tuple[str, str]]:

@@ -128,10 +128,20 @@ def _await_law(source: Source, view: View) -> None:
     deadline = time.monotonic() + LAW_SECONDS
     while view.progress.state.value == "completed" and time.monotonic() < deadline:
         summary, missing = source.law_summary(view.sweep)
-        if missing or (summary is not None and summary["runs"] >= view.progress.runs.completed):
+        if missing or (summary is not None and summary["runs"] >= _described(source, view, summary)):
             break
         time.sleep(1)
     view.law = _law(source, view.sweep)
+
+
+def _described(source: Source, view: View, law: dict[str, Any]) -> int:
+    """How many completed runs that law is to describe."""
+    assert view.progress is not None
+    if "group" not in law:
+        return view.progress.runs.completed
+    members = source.groups(view.sweep)[law["group"]]
+    rows = source.runs(view.sweep)
+    return sum(row["state"] == "completed" and row["position"] in members for row in rows)
 
 
 @contextmanager
@@ -212,7 +222,8 @@ def _law_lines(law: dict[str, Any] | None) -> Any:
         (percent(float(sparsity)), f"{figure(gain['value'], 3)}×", span(gain.get("low"), gain.get("high"), 3))
         for sparsity, gain in law["gain"].items()
     ]
-    return table([f"law version {law['version']}, {law['runs']} runs", ">gain", "interval"], rows)
+    of = f" of {law['group']}" if law.get("group") else ""
+    return table([f"law{of} version {law['version']}, {law['runs']} runs", ">gain", "interval"], rows)
 
 
 def _gain(law: dict[str, Any]) -> str:

@@ -82,6 +82,7 @@ def test_client_and_command_ask_for_a_group(engine: Engine, served: str, mixed: 
     here = {"LACUNA_DATABASE_URL": url, "LACUNA_HOME": str(tmp_path)}
     for question in (
         ["law", "mixed"],
+        ["status", "mixed"],
         ["law", "mixed", "--json"],
         ["law", "mixed", "--group", "2:4"],
         ["optimum", "--sweep=mixed", "--group=2:4", "-N4e6", "-C1e18"],
