@@ -19,10 +19,10 @@ test: install-dev  ## The whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-images:  ## Build the images, train a sweep in them, read its law; needs root on Debian, says why where it cannot
-	@$(PYTHON) tests/images/check.py
+	@$(PYTHON) -m tests.images.check
 
 test-cluster: install-dev  ## Install the chart on the cluster of KUBECONFIG, kill Pods, check the law
-	@$(BIN)/python tests/cluster/check.py
+	@$(BIN)/python -m tests.cluster.check
 
 test-chaos: install-dev  ## kill -9 at every named point, nodes of Ray killed and drained (minutes)
 	@$(BIN)/python -m pytest -m chaos tests/chaos tests/controller

@@ -33,10 +33,18 @@ strip() {
         find "$site/plotly/package_data" -type f -not -name plotly.min.js -delete
         : > "$site/plotly/__init__.py"
     fi
-    # Without torch transformers only tokenises; its models could not even be imported.
+    # Without torch transformers only tokenises; its models could not even be imported. What chooses among them stays:
+    # the choice of a tokenizer reads it.
     if [ -d "$site/transformers" ] && [ ! -d "$site/torch" ]; then
-        find "$site/transformers/models" -name 'modeling_*.py' -delete
+        find "$site/transformers/models" \( -name 'modeling_*.py' -o -name 'modular_*.py' -o -name 'convert_*.py' \
+            -o -name 'processing_*.py' -o -name '*_processing_*.py' -o -name 'feature_extraction_*.py' \) \
+            -not -path '*/models/auto/*' -delete
     fi
+    # Symbol tables, which many wheels carry along. The libraries in NAME.libs were patched when their wheel was made and
+    # do not survive it; torch and Ray stay as they came.
+    find "$site" -type f -name '*.so*' -not -path '*.libs/*' -not -path '*/torch/*' -not -path '*/nvidia/*' \
+        -not -path '*/ray/*' -not -path '*/torch_xla/*' -not -path '*/libtpu/*' -not -path '*/triton/*' \
+        -exec strip --strip-unneeded {} +
     # Which versions are here, for people; scanners read the *.dist-info folders, which stay.
     pip freeze --quiet > /opt/lacuna/versions.txt
     pip uninstall --yes --quiet pip setuptools 2>/dev/null || true

@@ -1,6 +1,6 @@
 """The chart on a real cluster: install the laptop profile, train a sweep through two killed Pods, read its law.
 
-    KUBECONFIG=~/.kube/config python tests/cluster/check.py
+    KUBECONFIG=~/.kube/config python -m tests.cluster.check
 
 The same on kind, minikube or a cluster of machines; it needs kubectl, the KubeRay operator and the images. Everything
 lies in a namespace of its own, which goes at the end (LACUNA_KEEP=1 keeps it).
@@ -18,18 +18,16 @@ import re
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.images.rest import RUNS, Service, told, until
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "lacuna"
-SWEEP = ROOT / "tests" / "images" / "sweep.yaml"
 NAMESPACE = os.environ.get("LACUNA_NAMESPACE", "lacuna-test")
-RUNS = 27
 READY_SECONDS = 1200
 LAW_SECONDS = 1800
 
@@ -60,10 +58,8 @@ def main() -> int:
             helm.test("lacuna", timeout=300)
             # An upgrade runs the migrations, and keeps passwords, tokens and laws.
             helm.upgrade(str(CHART), "lacuna", values(), namespace=NAMESPACE, timeout=600)
-        with service() as address:
-            until(
-                lambda: ask(address, "/v1/sweeps/images/law")["runs"] == RUNS, 300, "the law after an upgrade"
-            )
+        with service() as there:
+            until(there.law_of_all_runs, 300, "the law after an upgrade")
     except (AssertionError, subprocess.SubprocessError, helm_python.HelmError) as failure:
         print(f"cluster: FAILED: {failure}", file=sys.stderr)
         tell()
@@ -88,43 +84,28 @@ def values() -> dict[str, Any]:
 
 
 def wait_until_ready() -> None:
-    for kind in ("statefulset/lacuna-postgres", "deployment/lacuna-service", "deployment/lacuna-mlflow"):
+    for kind in (
+        "statefulset/lacuna-postgres",
+        *(f"deployment/lacuna-{p}" for p in ("service", "mlflow", "controller")),
+    ):
         in_namespace("rollout", "status", kind, f"--timeout={READY_SECONDS}s", seconds=READY_SECONDS + 30)
-    in_namespace(
-        *("rollout", "status", "deployment/lacuna-controller", f"--timeout={READY_SECONDS}s"),
-        seconds=READY_SECONDS + 30,
-    )
     until(lambda: pods("ray-worker"), READY_SECONDS, "a worker of the pool")
 
 
 def train_through_kills() -> None:
-    with service() as address:
-        made = ask(address, "/v1/sweeps", SWEEP.read_bytes())
-        print(f"submitted {made['name']}", flush=True)
-        until(lambda: completed(address) >= 1, LAW_SECONDS, "the first run")
+    with service() as there:
+        there.submit()
+        until(lambda: there.completed() >= 1, LAW_SECONDS, "the first run")
         for component in ("ray-worker", "controller"):
             killed = pods(component)[0]
             in_namespace("delete", "pod", killed, "--grace-period=0", "--force")
-            print(f"killed {killed} with {completed(address)} of {RUNS} runs done", flush=True)
-        until(lambda: completed(address) == RUNS, LAW_SECONDS, "all runs")
-        until(lambda: ask(address, "/v1/sweeps/images/law")["runs"] == RUNS, 300, "the law of all runs")
-        law = ask(address, "/v1/sweeps/images/law")
-    assert all(isinstance(value, float) for value in law["coefficients"].values()), law["coefficients"]
-    print(f"law from {law['runs']} runs: {json.dumps(law['coefficients'])}", flush=True)
-
-
-def completed(address: str) -> int:
-    """Runs of the sweep that have a loss."""
-    found = ask(address, "/v1/sweeps/images/runs?limit=100")
-    runs = found["runs"]
-    failed = [run for run in runs if run["state"] in ("failed", "diverged")]
-    assert not failed, f"runs failed: {failed[:2]}"
-    return sum(run["state"] == "completed" for run in runs)
+            print(f"killed {killed} with {there.completed()} of {RUNS} runs done", flush=True)
+        told(until(there.law_of_all_runs, LAW_SECONDS, "a law from all runs"))
 
 
 @contextmanager
-def service() -> Iterator[str]:
-    """The address of the service through a port-forward."""
+def service() -> Iterator[Service]:
+    """The service through a port-forward."""
     process = subprocess.Popen(
         ["kubectl", "-n", NAMESPACE, "port-forward", "service/lacuna-service", ":80"],
         stdout=subprocess.PIPE,
@@ -136,19 +117,10 @@ def service() -> Iterator[str]:
         line = process.stdout.readline()
         found = re.search(r"127\.0\.0\.1:(\d+)", line)
         assert found, f"kubectl port-forward said: {line}"
-        yield f"127.0.0.1:{found[1]}"
+        yield Service(f"127.0.0.1:{found[1]}", token())
     finally:
         process.terminate()
         process.wait()
-
-
-def ask(address: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {token()}", "Content-Type": "application/yaml"}
-    request = urllib.request.Request(f"http://{address}{path}", data=body, headers=headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=600 if body else 60) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
 
 
 def token() -> str:
@@ -163,20 +135,6 @@ def pods(component: str) -> list[str]:
         *("--field-selector", "status.phase=Running", "--output", "jsonpath={.items[*].metadata.name}"),
     )
     return listed.split()
-
-
-def until(look: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until `look` finds something. Raises AssertionError when it does not in time."""
-    deadline = time.monotonic() + seconds
-    seen: object = None
-    while time.monotonic() < deadline:
-        try:
-            if look():
-                return
-        except (urllib.error.URLError, OSError, subprocess.SubprocessError) as trouble:
-            seen = trouble
-        time.sleep(2)
-    raise AssertionError(f"waited {seconds:.0f} s for {what}; last seen: {seen}")
 
 
 def kubectl(*arguments: str, seconds: float = 120) -> str:

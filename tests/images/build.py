@@ -1,0 +1,124 @@
+"""Building the images, and what must and must not be in each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.images.daemon import Daemon
+from tests.images.origins import secrets
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_SECONDS = 900
+
+#: What a cluster's restricted Pod Security and the chart ask of a container.
+RESTRICTED = [
+    *("--read-only", "--user", "1000:1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--shm-size", "256m"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Modules of an image, by what importing them does there."""
+
+    absent: str
+    """Not to be found."""
+
+    importable: str
+    """Import in the hardened container, and every stripped library loads: what the image is for still works."""
+
+
+#: Tokenising and reading of data, where sweeps are submitted.
+DATA = "datasets pyarrow.parquet transformers.models.auto.tokenization_auto sklearn.datasets s3fs gcsfs"
+
+CONTENTS = {
+    "service": Contents(
+        absent="torch ray mlflow", importable=f"fitter.service.app orchestrator.submit {DATA}"
+    ),
+    "controller": Contents(
+        absent="torch plotly",
+        importable=f"orchestrator.controller.searcher orchestrator.tracking.plots ray.tune mlflow {DATA}",
+    ),
+    "trainer-cpu": Contents(
+        absent="mlflow plotly",
+        importable="orchestrator.controller.trainable trainer.segment transformers ray.tune s3fs gcsfs",
+    ),
+}
+
+#: Of the build, beside the modules: sources, wheels, a package manager's caches.
+LEFT_OVERS = ("/src", "/dist", "/wheels", "/root/.cache")
+
+LOOK = """\
+import importlib.util, pathlib, sys
+there = [name for name in sys.argv[1].split() if importlib.util.find_spec(name)]
+there += [path for path in sys.argv[2].split() if pathlib.Path(path).exists()]
+sys.exit(f"{there} should not be here" if there else 0)
+"""
+
+IMPORT = """\
+import ctypes, importlib, pathlib, sys, sysconfig
+for name in sys.argv[1].split():
+    importlib.import_module(name)
+for file in pathlib.Path(sysconfig.get_paths()["purelib"]).rglob("*.so"):
+    if not {"torch", "ray"} & set(file.parts):
+        ctypes.CDLL(str(file))
+"""
+
+
+def build(daemon: Daemon, target: str, base: str, wheels: str | None) -> None:
+    """Build a target as lacuna/TARGET and say its size and time."""
+    began = time.monotonic()
+    arguments = ["--build-arg", f"BASE_IMAGE={base}", *secrets()]
+    if wheels:
+        arguments += ["--build-arg", f"WHEELS_IMAGE={wheels}", "--build-arg", "TORCH_CPU_INDEX="]
+    daemon.docker(
+        *("build", "--network", "host", "--progress", "plain", *arguments),
+        *("--target", target, "--tag", f"lacuna/{target}"),
+        *("--file", str(ROOT / "docker" / "Dockerfile"), str(ROOT)),
+        seconds=BUILD_SECONDS,
+    )
+    seconds = time.monotonic() - began
+    print(f"{target}: {daemon.size(f'lacuna/{target}')}, built in {seconds:.0f} s", flush=True)
+
+
+def examine(daemon: Daemon, target: str) -> None:
+    """Raise AssertionError where an image holds what it is spared, or cannot import what it is for."""
+    contents = CONTENTS[target]
+    python = ["--entrypoint", "python3", f"lacuna/{target}", "-c"]
+    # As root, who sees all of it.
+    daemon.docker(
+        *("run", "--rm", "--network", "none", "--user", "0", *python),
+        *(LOOK, contents.absent, " ".join(LEFT_OVERS)),
+    )
+    daemon.docker(
+        *("run", "--rm", "--network", "none", *RESTRICTED, "--tmpfs", "/tmp:size=512m,mode=1777", *python),
+        *(IMPORT, contents.importable),
+        seconds=300,
+    )
+    user = daemon.docker("inspect", "--format", "{{.Config.User}}", f"lacuna/{target}").stdout.strip()
+    assert user == "1000:1000", f"{target} runs as {user!r}"
+
+
+def build_postgres(daemon: Daemon, base: str) -> None:
+    """The distribution's Postgres as lacuna-postgres: in a cluster it is anybody's."""
+    folder = daemon.folder / "postgres"
+    folder.mkdir()
+    (folder / "start.sh").write_text(
+        "set -e; data=/tmp/data; bin=$(ls -d /usr/lib/postgresql/*/bin); "
+        "$bin/initdb -D $data -U lacuna -A trust -E UTF8 --no-sync >/dev/null; "
+        "echo 'CREATE DATABASE lacuna' | $bin/postgres --single -D $data postgres >/dev/null; "
+        'echo "host all all all trust" >> $data/pg_hba.conf; '
+        "exec $bin/postgres -D $data -c listen_addresses='*' -c unix_socket_directories=/tmp -c fsync=off"
+    )
+    (folder / "Dockerfile").write_text(
+        f"FROM {base}\n"
+        "RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "
+        "postgresql >/dev/null\n"
+        "RUN useradd --uid 1000 --no-create-home lacuna\n"
+        'COPY start.sh /start.sh\nUSER 1000:1000\nENTRYPOINT ["bash", "/start.sh"]\n'
+    )
+    daemon.docker(
+        "build", "--network", "host", "--tag", "lacuna-postgres", str(folder), seconds=BUILD_SECONDS
+    )
