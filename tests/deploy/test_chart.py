@@ -6,10 +6,8 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import helm_python
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -131,54 +129,6 @@ def test_what_kuberay_demands(rendered: dict[str, list[Manifest]], name: str) ->
                 selector
             )
             assert {"name": "PJRT_DEVICE", "value": "TPU"} in container["env"]
-
-
-def test_a_queue_makes_the_cluster_kueues(rendered: dict[str, list[Manifest]]) -> None:
-    (cluster,) = of_kind(rendered["kueue"], "RayCluster")
-    assert cluster["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "lab"
-    # Kueue's webhook refuses autoscaling without it.
-    assert cluster["metadata"]["annotations"]["kueue.x-k8s.io/elastic-job"] == "true"
-    assert all(
-        "kueue.x-k8s.io/queue-name" not in of_kind(objects, "RayCluster")[0]["metadata"]["labels"]
-        for name, objects in rendered.items()
-        if name != "kueue"
-    )
-
-
-@pytest.mark.skipif(
-    "KUBERAY_CRDS" not in os.environ,
-    reason="KUBERAY_CRDS names no checkout of KubeRay; the facts above are tested always",
-)
-@pytest.mark.parametrize("name", CASES)
-def test_kuberays_own_schema_takes_the_cluster(rendered: dict[str, list[Manifest]], name: str) -> None:
-    (cluster,) = of_kind(rendered[name], "RayCluster")
-    jsonschema.Draft202012Validator(crd_schema("rayclusters")).validate(cluster)
-
-
-@lru_cache(maxsize=2)
-def crd_schema(kind: str) -> Any:
-    file = next(Path(os.environ["KUBERAY_CRDS"]).rglob(f"ray.io_{kind}.yaml"))
-    crd = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    (version,) = [v for v in crd["spec"]["versions"] if v["name"] == "v1"]
-    return closed(version["schema"]["openAPIV3Schema"])
-
-
-def closed(schema: Any) -> Any:
-    """The CRD's schema as a strict server reads it: fields that it does not name are refused."""
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result = {key: closed(value) for key, value in schema.items()}
-    open_ended = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
-    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict) and not open_ended:
-        # Metadata is described by Kubernetes itself.
-        result["additionalProperties"] = False
-        if "metadata" in schema["properties"]:
-            result["properties"]["metadata"] = {"type": "object"}
-    if schema.get("x-kubernetes-int-or-string"):
-        return {"type": ["integer", "string"]}
-    return result
 
 
 @pytest.mark.parametrize("name", ["laptop", "gke-tpu"])
