@@ -173,7 +173,9 @@ def test_two_processes_have_the_bits_of_one_and_see_a_mask_that_changed_on_one(
 def test_the_processes_of_a_job_end_together_and_one_alone_goes_on(
     program: Make, prepared: Prepared, tmp_path: Path
 ) -> None:
-    chosen = program(40, 0.75, numerics=Numerics(micro_batch=2))
+    # Longer than it can last: it is signalled, then killed, on its way.
+    pruning = Pruning(sparsity=0.75, start=2, end=20, every=2)
+    chosen = program(4000, pruning=pruning, numerics=Numerics(micro_batch=2))
     file = job(tmp_path, chosen, prepared, log_every=1, checkpoint_every=4, processes=2)
 
     def at_step(step: int, do: Callable[[Any], None]) -> tuple[int, list[dict[str, Any]], str]:
@@ -206,8 +208,9 @@ def test_the_processes_of_a_job_end_together_and_one_alone_goes_on(
     found = checkpoint.latest(output, chosen)
     assert found is not None
     assert step < found[1].step < chosen.steps
-    rest = train_segment(chosen, 0, chosen.steps, output=output, resume_from=output, **arguments)
-    alone = train_segment(chosen, 0, chosen.steps, output=str(tmp_path / "alone"), **arguments)
+    end = found[1].step + 10
+    rest = train_segment(chosen, 0, end, output=output, resume_from=output, **arguments)
+    alone = train_segment(chosen, 0, end, output=str(tmp_path / "alone"), **arguments)
     assert rest.loss == alone.loss
     assert checksums(rest.checkpoint) == checksums(alone.checkpoint)
 
