@@ -31,8 +31,7 @@ export async function drawChart(state) {
   }
   figure.hidden = false;
   const Plotly = await plotly();
-  const predicted = state.law ? await predict(state, runs) : null;
-  if (mine !== drawing) return;
+  const predicted = state.law ? predict(state, runs) : null; // on its way while the lines are asked for
   const sparsities = distinct(runs.map((run) => run.sparsity));
   const build = kind === "parity" ? parity : against;
   const held = heldOut(state);
@@ -41,33 +40,38 @@ export async function drawChart(state) {
   put("chart-note", note);
   await Plotly.react(figure, traces, layout(more), CONFIG);
   figure.removeAllListeners?.("plotly_click");
+  quietly(() => askHeldOut(state));
   figure.on("plotly_click", ({ points: [point] }) => point.customdata?.mlflow && open(point.customdata.mlflow, "_blank", "noreferrer"));
 }
 
-// The runs at the far end of the axis, as a law that has not seen them predicts them; null where too few are left.
+// The runs at the far end of the axis, as a law that has not seen them predicts them; null while that is not known.
 let asked = { key: null, answer: null };
 
-// A fit of its own, which takes a second: the chart is drawn without it first, and again when it is there.
-function heldOut(state) {
-  if (!state.law) return null;
+function heldOutAxis(state) {
   const axis = kind === "params" ? "nonzero_params" : "data";
-  const key = `${state.law.version} ${axis} ${finished(state).length}`;
-  if (asked.key !== key) {
-    asked = { key, answer: null };
-    quietly(async () => {
-      let answer = null;
-      try {
-        answer = await call(ofGroup(state, `/law/held-out?axis=${axis}`));
-      } catch (problem) {
-        if (!(problem instanceof Problem) || problem.status !== 422) throw problem; // too few runs would be left
-      }
-      if (!answer || asked.key !== key) return;
-      asked = { key, answer };
-      await drawChart(state);
-    });
-  }
-  if (!asked.answer) return null;
+  return { axis, key: `${state.law.version} ${axis} ${finished(state).length}` };
+}
+
+function heldOut(state) {
+  if (!state.law || asked.key !== heldOutAxis(state).key || !asked.answer) return null;
   return { ...asked.answer, at: new Map(asked.answer.positions.map((position, i) => [position, i])) };
+}
+
+// A fit of its own, which takes a second: asked once the chart is drawn without it, which is then drawn again.
+async function askHeldOut(state) {
+  if (!state.law) return;
+  const { axis, key } = heldOutAxis(state);
+  if (asked.key === key) return;
+  asked = { key, answer: null };
+  let answer = null;
+  try {
+    answer = await call(ofGroup(state, `/law/held-out?axis=${axis}`));
+  } catch (problem) {
+    if (!(problem instanceof Problem) || problem.status !== 422) throw problem; // too few runs would be left
+  }
+  if (!answer || asked.key !== key) return;
+  asked = { key, answer };
+  await drawChart(state);
 }
 
 const WHAT = { data: "longest", nonzero_params: "largest" };
@@ -128,7 +132,7 @@ function markers(runs, values, index, x, y, held) {
 }
 
 // Loss over data (a line for each size and sparsity) or over size (for each length and sparsity).
-async function against(state, runs, sparsities, predicted, held) {
+async function against(state, runs, sparsities, predicting, held) {
   const over = kind === "data" ? "data" : "nonzero_params";
   const fixed = kind === "data" ? "nonzero_params" : "data";
   const levels = distinct(runs.map((run) => run[fixed]));
@@ -144,19 +148,19 @@ async function against(state, runs, sparsities, predicted, held) {
       for (const level of shown)
         for (let i = 0; i < POINTS; i += 1)
           lines.push({ index, sparsity, [fixed]: level, [over]: from * (to / from) ** (i / (POINTS - 1)) });
-    const answer = await predict(state, lines);
-    for (let start = 0; start < lines.length; start += POINTS) {
-      const part = lines.slice(start, start + POINTS);
-      const cut = (values) => values.slice(start, start + POINTS);
-      const { colour } = series(part[0].index);
-      const x = part.map((p) => p[over]);
-      const common = { type: "scatter", mode: "lines", x, hoverinfo: "skip", showlegend: false };
-      if (chosen != null && answer.low[0] != null) {
-        traces.push({ ...common, y: cut(answer.low), line: { width: 0 } });
-        traces.push({ ...common, y: cut(answer.high), line: { width: 0 }, fill: "tonexty", fillcolor: translucent(colour, 0.14) });
-      }
-      traces.push({ ...common, y: cut(answer.loss), line: { color: colour, width: 1.6 } });
+  }
+  const [predicted, answer] = await Promise.all([predicting, lines.length ? predict(state, lines) : null]);
+  for (let start = 0; start < lines.length; start += POINTS) {
+    const part = lines.slice(start, start + POINTS);
+    const cut = (values) => values.slice(start, start + POINTS);
+    const { colour } = series(part[0].index);
+    const x = part.map((p) => p[over]);
+    const common = { type: "scatter", mode: "lines", x, hoverinfo: "skip", showlegend: false };
+    if (chosen != null && answer.low[0] != null) {
+      traces.push({ ...common, y: cut(answer.low), line: { width: 0 } });
+      traces.push({ ...common, y: cut(answer.high), line: { width: 0 }, fill: "tonexty", fillcolor: translucent(colour, 0.14) });
     }
+    traces.push({ ...common, y: cut(answer.loss), line: { color: colour, width: 1.6 } });
   }
   const losses = [];
   traces.push(...rings(runs.filter((run) => shown.includes(run[fixed])), held, (run) => run[over], (run) => run.loss));
@@ -183,8 +187,9 @@ async function against(state, runs, sparsities, predicted, held) {
   };
 }
 
-function parity(state, runs, sparsities, predicted, held) {
+async function parity(state, runs, sparsities, predicting, held) {
   showLevels(state, [], null);
+  const predicted = await predicting;
   if (!predicted) return { traces: [], note: "This needs a law.", more: { xaxis: {}, yaxis: {} } };
   const values = [...runs.map((run) => run.loss), ...predicted.loss];
   const [low, high] = [Math.min(...values) * 0.98, Math.max(...values) * 1.02];

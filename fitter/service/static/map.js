@@ -8,6 +8,7 @@ import { CONFIG, layout, logTicks, plotly, series, translucent } from "./plot.js
 import { described } from "./runs.js";
 
 const LINES = [0, 0.25, 0.5, 0.75, 0.875];
+const DOTS = 15; // in a decade of compute, one above the other
 const STEP = 1.15; // factor of one arrow key; with shift its fourth power
 
 let ask = () => {};
@@ -27,8 +28,13 @@ export async function drawMap(state) {
   const x = lines.nonzero_params;
   const { question } = state;
   const [from, to] = [x[0], x.at(-1)];
-  const runs = described(state).filter((run) => run.nonzero_params && run.data);
-  const spent = runs.map((run) => (6 * run.nonzero_params * run.data) / (1 - run.sparsity));
+  const placed = described(state)
+    .filter((run) => run.nonzero_params && run.data)
+    .map((run) => [run, (6 * run.nonzero_params * run.data) / (1 - run.sparsity)]);
+  // Of dots that would lie on one another, one: a thousand of them take longer than all the rest of the page.
+  const apart = new Map(placed.map(([run, c]) => [`${run.nonzero_params} ${Math.round(DOTS * Math.log10(c))}`, [run, c]]));
+  const runs = [...apart.values()].map(([run]) => run);
+  const spent = [...apart.values()].map(([, c]) => c);
   const visible = [...spent, question.flops, ...lines.contours.map((line) => line.flops[30])];
   const [bottom, top] = [Math.min(...visible) / 4, Math.max(...visible) * 6];
   const traces = [{ type: "scatter", mode: "lines", x, y: x.map(() => bottom), line: { width: 0 }, hoverinfo: "skip", showlegend: false }];

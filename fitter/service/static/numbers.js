@@ -11,8 +11,10 @@ const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 export const NONE = "–";
 
+const WHOLE = new Intl.NumberFormat("en"); // made once: a table of runs writes thousands
+
 export function count(value) {
-  return value == null ? NONE : Math.round(value).toLocaleString("en");
+  return value == null ? NONE : WHOLE.format(Math.round(value));
 }
 
 // 5308416 → "5.31 M"
