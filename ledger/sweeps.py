@@ -22,6 +22,11 @@ from ledger.models import Run, SegmentState, Sweep, SweepState
 DEFAULT_ATTEMPTS = 3
 
 
+#: Runs added at once that change what Postgres should know of its tables: left to find out by itself, a minute later,
+#: it looks through all of a sweep's runs whenever a segment is claimed.
+MANY = 100
+
+
 class Place(NamedTuple):
     """Where a sweep runs: its pool, and the kind of device there."""
 
@@ -269,6 +274,8 @@ def _place(
             for position, key in enumerate(paths[run["tip_key"]])
         ),
     )
+    if len(runs) >= MANY:
+        session.execute(text("ANALYZE segments, runs, run_segments"))
     session.execute(
         text("""
             UPDATE runs SET state = 'completed', result = segments.result, completed_at = now(),
