@@ -105,12 +105,13 @@ const runsSoon = soon(() => {
 
 function listen() {
   const events = new EventSource(`${base}/events`);
-  let first = true; // it tells what has just been loaded
+  const trained = ({ segments, working }) => JSON.stringify([segments, working]);
+  let told = trained(state.sweep.progress); // the first event often says what has just been loaded
   events.addEventListener("progress", (event) => {
     const progress = JSON.parse(event.data);
     showProgress(progress, state.sweep);
-    if (!first) forestSoon();
-    first = false;
+    if (trained(progress) !== told) forestSoon();
+    told = trained(progress);
   });
   events.addEventListener("run", (event) => {
     const run = JSON.parse(event.data);
