@@ -12,8 +12,9 @@ if [ -z "${RAY_ADDRESS:-}" ]; then exec "$@"; fi
 
 node_lives() { grep -qsx raylet /proc/[0-9]*/comm; }
 
-until ray start --address="$RAY_ADDRESS" --num-cpus=0 --num-gpus=0 --object-store-memory=80000000 \
-    --disable-usage-stats > /tmp/ray-start.log 2>&1; do
+# The mark is where jobs of sweeps find the ledger (`lacuna submit --as rayjob`).
+until ray start --address="$RAY_ADDRESS" --num-cpus=0 --num-gpus=0 --resources='{"lacuna:controller": 1}' \
+    --object-store-memory=80000000 --disable-usage-stats > /tmp/ray-start.log 2>&1; do
     echo "Ray at $RAY_ADDRESS does not answer yet: $(tail -n 1 /tmp/ray-start.log)"
     sleep 5 &
     wait $!

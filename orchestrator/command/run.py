@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Runs at a time; default: one a core.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end.")
 def command(spec: Path, max_concurrent: int | None, as_json: bool) -> None:
-    """Run the sweep in SPEC to its end and print its law. Interrupted, the same command goes on where it was.
+    """Run the sweep in SPEC (`-`: standard input) to its end and print its law. Interrupted, the same command goes on
+    where it was.
 
     \b
       lacuna run examples/quickstart.yaml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
 @click.command(name="submit")
 @click.argument("spec", type=click.Path(path_type=Path))
 @api_option
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["rayjob"]),
+    help="Submit nothing: print SPEC as a manifest for `kubectl apply`, which runs it on the chart's cluster.",
+)
+@click.option(
+    "--cluster", default="lacuna", show_default=True, help="With --as: the RayCluster, named as the release."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(spec: Path, api: str | None, as_json: bool) -> None:
-    """Check and plan SPEC and hand the sweep over, without running it here.
+def command(spec: Path, api: str | None, kind: str | None, cluster: str, as_json: bool) -> None:
+    """Check and plan SPEC and hand the sweep over, without running it here. SPEC may be `-`: standard input.
 
     A long-lived controller (`lacuna controller`) on that ledger carries it out; so does the next `lacuna run SPEC`.
     The same spec twice is one sweep; a larger grid under the same name adds its new runs.
@@ -28,8 +38,20 @@ def command(spec: Path, api: str | None, as_json: bool) -> None:
     \b
       lacuna submit sweep.yaml
       lacuna submit sweep.yaml --api http://gpu-box:8321
+      lacuna submit sweep.yaml --as rayjob | kubectl apply -f -
     """
     text = read_spec(spec)
+    if kind is not None:
+        if api is not None:
+            raise click.UsageError("--as prints a manifest and asks no service: leave --api out")
+        from orchestrator.rayjob import as_yaml, rayjob
+
+        manifest = rayjob(text, str(spec), cluster=cluster)
+        if as_json:
+            print_json(manifest)
+        else:
+            click.echo(as_yaml(manifest), nl=False)
+        return
     with open_source(api) as source:
         submitted = submit(source, text, str(spec), quiet=as_json)
     if as_json:
@@ -39,7 +61,9 @@ def command(spec: Path, api: str | None, as_json: bool) -> None:
 
 
 def read_spec(path: Path) -> bytes:
-    """The bytes of a spec's file. Raises InputError."""
+    """The bytes of a spec's file, of standard input where it is `-`. Raises InputError."""
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
     try:
         return path.read_bytes()
     except OSError as error:

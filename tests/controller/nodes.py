@@ -29,12 +29,16 @@ STARTED = "Ray runtime started."
 class Cluster:
     """A head without CPUs, and nodes that join it. Each has a loopback address of its own, as machines do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, dashboard: bool = False) -> None:
+        """`dashboard`: with the job API, at `self.dashboard`; needs ray[default]."""
         self._folder = Path(tempfile.mkdtemp(prefix="lrc-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{self._port}"
+        port, jobs = free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        self.dashboard = f"127.0.0.1:{jobs}"
+        self._head = [
+            *("--head", f"--port={port}", f"--temp-dir={self._folder}/r"),
+            *(f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={jobs}"),
+        ]
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
@@ -48,12 +52,19 @@ class Cluster:
 
     def begin(self) -> None:
         """Start the head."""
-        how = ["--head", f"--port={self._port}", "--include-dashboard=false", f"--temp-dir={self._folder}/r"]
-        self._start("head", how, 1, 0, {})
+        self._start("head", self._head, 1, 0, {}, {})
 
-    def add(self, name: str, *, cores: int, resources: Mapping[str, float]) -> None:
-        """Start a node that joins."""
-        self._start(name, [f"--address={self.address}"], len(self._addresses) + 1, cores, resources)
+    def add(
+        self,
+        name: str,
+        *,
+        cores: int,
+        resources: Mapping[str, float],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a node that joins. `environment`: beside that of all nodes; its workers inherit it."""
+        how = [f"--address={self.address}"]
+        self._start(name, how, len(self._addresses) + 1, cores, resources, environment or {})
 
     def kill(self, name: str) -> None:
         """kill -9 of all that the node runs, at once."""
@@ -129,7 +140,13 @@ class Cluster:
         )
 
     def _start(
-        self, name: str, how: list[str], number: int, cores: int, resources: Mapping[str, float]
+        self,
+        name: str,
+        how: list[str],
+        number: int,
+        cores: int,
+        resources: Mapping[str, float],
+        environment: Mapping[str, str],
     ) -> None:
         self._addresses[name] = f"127.0.0.{number}"
         log = self._folder / f"{name}.log"
@@ -139,8 +156,10 @@ class Cluster:
                     *(*RAY, "start", *how, "--block", f"--node-ip-address=127.0.0.{number}"),
                     *(f"--num-cpus={cores}", "--num-gpus=0", "--object-store-memory=80000000"),
                     *("--disable-usage-stats", f"--resources={json.dumps(dict(resources))}"),
+                    # The usual one belongs to whichever Ray of this machine came first, and jobs come in by it.
+                    "--dashboard-agent-listen-port=0",
                 ],
-                env=self.environment,
+                env={**self.environment, **environment},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -157,10 +176,19 @@ class Cluster:
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody uses now."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
 @contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A head, for as long as the block runs."""
-    made = Cluster()
+def cluster(*, dashboard: bool = False) -> Iterator[Cluster]:
+    """A head, for as long as the block runs. `dashboard`: with the job API."""
+    made = Cluster(dashboard=dashboard)
     try:
         made.begin()
         yield made

@@ -1,8 +1,9 @@
-"""RayCluster and Kueue objects against the schemas of their CRDs, where checkouts are given.
+"""RayCluster, RayJob and Kueue objects against the schemas of their CRDs, where checkouts are given.
 
     KUBERAY_CRDS=~/kuberay KUEUE_CRDS=~/kueue python -m pytest tests/deploy/test_crds.py
 
-What the schemas cannot say, and what must hold where none is given, is in test_chart.py and test_kueue.py.
+What the schemas cannot say, and what must hold where none is given, is in test_chart.py and test_kueue.py, and for
+RayJobs in tests/orchestrator/test_rayjob.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, manifests, of_kind
+from orchestrator.rayjob import as_yaml, rayjob
+from tests.deploy.chart import CHART, ROOT, manifests, of_kind
 from tests.deploy.matrix import cases
 
 CASES = cases()
@@ -37,6 +39,18 @@ needs_kueue = pytest.mark.skipif(
 def test_kuberay_takes_the_cluster(name: str) -> None:
     (cluster,) = of_kind(manifests(CASES[name]), "RayCluster")
     validator("KUBERAY_CRDS", "ray.io_rayclusters.yaml", "v1").validate(cluster)
+
+
+@needs_kuberay
+def test_kuberay_takes_the_job() -> None:
+    text = (ROOT / "examples" / "cluster.yaml").read_bytes()
+    job = yaml.safe_load(as_yaml(rayjob(text, "cluster.yaml", cluster="lacuna")))
+    schema = validator("KUBERAY_CRDS", "ray.io_rayjobs.yaml", "v1")
+    schema.validate(job)
+    # The schema is read as a strict server reads it.
+    job["spec"]["entryPoint"] = job["spec"].pop("entrypoint")
+    with pytest.raises(jsonschema.ValidationError, match="entryPoint"):
+        schema.validate(job)
 
 
 @needs_kueue

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
+from fitter.service import create_app
+from ledger.models import Sweep
+from ledger.settings import Settings
 from orchestrator.command.main import cli
+from orchestrator.command.serve_submit import planner
 from tests.deploy.chart import CHART, ROOT, Manifest, Values, manifests, merged, of_kind, profile
+from tests.service import grid
+from tests.service.serving import serving
 
 TEXT = (ROOT / "docs" / "kubernetes.md").read_text()
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
@@ -71,9 +82,48 @@ def test_the_sweep_can_be_planned_on_the_pools_of_the_road(
     assert done.exit_code == 0, done.output
 
 
+def test_the_commands_on_this_side_of_the_cluster_run(
+    settings: Settings, engine: Engine, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but those of the cloud, of kubectl, helm and docker, against a service that stands for the cluster's."""
+    ours = [line.partition(" | kubectl ")[0] for line in COMMANDS if re.search(r"(^|&& )lacuna ", line)]
+    assert [line for line in ours if line.startswith("sed ")]
+    assert [line for line in ours if line.endswith("--as rayjob")]
+    pools = [
+        yaml.safe_load(
+            of_kind(manifests(profile(name)), "ConfigMap", "lacuna-pools")[0]["data"]["pools.yaml"]
+        )
+        for name in ("laptop", "gke-tpu")
+    ]
+    (tmp_path / "pools.yaml").write_text(
+        yaml.safe_dump({"pools": [one for each in pools for one in each["pools"]]})
+    )
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    # Read by the process that plans, and by no command with --api.
+    monkeypatch.setenv("LACUNA_POOLS", str(tmp_path / "pools.yaml"))
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(ROOT),
+        "LACUNA_HOME": str(tmp_path / "home"),
+    }
+    app = create_app(settings=settings, engine=engine, submit=planner(settings, engine, trusted=True))
+    with serving(app) as address:
+        for line in ours:
+            if "lacuna law" in line:
+                # What training would have left.
+                grid.store_law(session, session.scalars(select(Sweep)).one())
+            command = line.replace("http://127.0.0.1:8321", address)
+            done = subprocess.run(
+                ["bash", "-euc", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert session.scalars(select(Sweep)).one().spec["execution"]["pool"] == "tpu-small"
+
+
 def test_every_lacuna_command_exists_with_its_options() -> None:
-    lines = [part for line in COMMANDS for part in re.split(r" (?:&&|&|--) ", line)]
-    lines += re.findall(r"`[^`]*?(lacuna (?:law|gc|status|runs|plan|submit)[^`]*)`", TEXT)
+    lines = [part for line in COMMANDS for part in re.split(r" (?:&&|&|--|\|) ", line)]
+    lines += re.findall(r"`[^`\n]*?(lacuna [a-z][^`\n]*)`", TEXT)
     found = [shlex.split(line) for line in lines if line.startswith("lacuna ")]
     assert len(found) >= 8
     for words in found:
@@ -106,7 +156,7 @@ def test_every_object_and_file_that_kubectl_names_exists() -> None:
         assert ("secret", name) in names
     for name in re.findall(r"kubectl exec (?:--stdin )?(lacuna\S+)", TEXT):
         assert name in pods
-    for file in re.findall(r"--filename (\S+)", TEXT):
+    for file in re.findall(r"--filename ([^-]\S*)", TEXT):
         assert [document for document in yaml.safe_load_all((ROOT / file).read_text()) if document]
 
 

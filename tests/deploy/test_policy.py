@@ -176,6 +176,17 @@ def test_network_policies_allow_exactly_the_arrows_of_the_design(name: str) -> N
             assert reach(objects, source, target, port) == expected, f"{source} → {target}:{port}"
 
 
+def test_only_kuberays_operator_submits_jobs_from_outside() -> None:
+    (policy,) = of_kind(RENDERED["everything"], "NetworkPolicy", "sparse-ray-head")
+    rules = [
+        rule
+        for rule in policy["spec"]["ingress"]
+        if {"port": 8265, "protocol": "TCP"} in rule.get("ports", [])
+    ]
+    operator = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}}
+    assert [rule["from"] for rule in rules] == [[{"namespaceSelector": {}, **operator}]]
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name != "bare"])
 def test_every_pod_and_service_is_under_a_policy(name: str) -> None:
     objects = RENDERED[name]

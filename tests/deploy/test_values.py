@@ -74,6 +74,7 @@ WRONG: list[tuple[Values, str]] = [
     ({"ray": {"autoscaler": {"idleTimeoutSeconds": 1}}}, "/ray/autoscaler/idleTimeoutSeconds"),
     ({"ray": {"terminationGracePeriodSeconds": 5}}, "/ray/terminationGracePeriodSeconds"),
     ({"networkPolicy": {"from": [{}]}}, "/networkPolicy/from/0"),
+    ({"networkPolicy": {"operatorFrom": {}}}, "/networkPolicy/operatorFrom"),
     ({"networkPolicy": {"apiServerPorts": ["https"]}}, "/networkPolicy/apiServerPorts/0"),
     ({"ingress": {"enabled": True}}, "/ingress/host"),
     ({"ingress": {"enabled": True, "host": "Lacuna.Example"}}, "/ingress/host"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import urllib.error
 
 from tests.images.build import RESTRICTED
 from tests.images.daemon import Daemon
-from tests.images.rest import Service, told, until
+from tests.images.rest import RUNS, SWEEP, Service, told, until
 
 NETWORK = "lacuna"
 TOKEN = "images-test-token-0123456789"
@@ -43,6 +44,7 @@ def use(daemon: Daemon) -> None:
         service.submit()
         told(until(service.law_of_all_runs, LAW_SECONDS, "a law from all runs"))
         print(f"trained in {time.monotonic() - began:.0f} s", flush=True)
+        again_as_job(daemon)
         for name in ("service", "ray-head", "worker", "controller"):
             until(lambda name=name: health(daemon, name) == "healthy", PATIENCE, f"{name} to be healthy")  # type: ignore[misc]
         shows_no_token(daemon)
@@ -67,6 +69,7 @@ def start_all(daemon: Daemon) -> None:
     etc = daemon.folder / "etc"
     etc.mkdir()
     (etc / "pools.yaml").write_text("pools:\n  - {name: cpu, accelerator: cpu, cpus: 2}\n")
+    shutil.copy(SWEEP, etc)
     secret = daemon.folder / "secrets"
     secret.mkdir()
     (secret / "url").write_text("postgresql://lacuna@postgres:5432/lacuna")
@@ -109,6 +112,31 @@ def start(
         *(f"--tmpfs={place}" for place in writable),
         *(image, *(["-c", shell] if shell else command or [])),
     )
+
+
+#: Ray's own client on the head: what KubeRay does with a RayJob.
+SUBMIT = """\
+import json, sys, time
+from ray.job_submission import JobStatus, JobSubmissionClient
+spec = json.loads(sys.argv[1])["spec"]
+client = JobSubmissionClient("http://127.0.0.1:8265")
+job = client.submit_job(
+    entrypoint=spec["entrypoint"], entrypoint_resources=json.loads(spec["entrypointResources"])
+)
+while not client.get_job_status(job).is_terminal():
+    time.sleep(0.5)
+print(client.get_job_logs(job))
+sys.exit(client.get_job_status(job) != JobStatus.SUCCEEDED)
+"""
+
+
+def again_as_job(daemon: Daemon) -> None:
+    """The same sweep as a RayJob, which finds it done. Raises AssertionError where the job fails."""
+    manifest = ["lacuna", "submit", f"/etc/lacuna/{SWEEP.name}", "--as", "rayjob", "--json"]
+    printed = daemon.docker("exec", "service", *manifest).stdout
+    said = daemon.docker("exec", "ray-head", "python3", "-c", SUBMIT, printed, seconds=PATIENCE).stdout
+    assert f"{RUNS} of {RUNS} runs done" in said, said
+    print("the same sweep as a job: done", flush=True)
 
 
 def refuses_without_token(service: Service) -> None:

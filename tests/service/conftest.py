@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import URL, Engine, create_engine, text
@@ -20,6 +17,7 @@ from ledger.engine import connect
 from ledger.models import Base, Sweep
 from ledger.settings import Settings
 from tests.service import grid
+from tests.service.serving import serving
 
 CHROMIUM = next(
     (str(p) for p in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if p.exists()), None
@@ -83,13 +81,5 @@ def fitted(session: Session, sweep: Sweep) -> Sweep:
 @pytest.fixture
 def served(app: FastAPI) -> Iterator[str]:
     """The address of the service on a free port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    server.force_exit = True
-    thread.join(10)
+    with serving(app) as address:
+        yield address

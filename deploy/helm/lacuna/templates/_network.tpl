@@ -65,8 +65,9 @@
     matchExpressions:
       - {key: app.kubernetes.io/component, operator: In, values: [ray-head, ray-worker, controller]}
 {{- end }}
-{{- define "lacuna.fromMetrics" }}
-{{- with .Values.networkPolicy.metricsFrom }}
+{{/* Argument: (dict "peers" [NetworkPolicyPeer] "port" 8080); nothing where there are no peers. */}}
+{{- define "lacuna.fromPeers" }}
+{{- with .peers }}
 - from: {{- toYaml . | nindent 4 }}
   ports:
     - {port: {{ $.port }}, protocol: TCP}
