@@ -58,12 +58,13 @@ sys.exit(f"{there} should not be here" if there else 0)
 """
 
 IMPORT = """\
-import ctypes, importlib, pathlib, sys, sysconfig
+import ctypes, importlib, os, pathlib, sys, sysconfig
 for name in sys.argv[1].split():
     importlib.import_module(name)
 for file in pathlib.Path(sysconfig.get_paths()["purelib"]).rglob("*.so"):
     if not {"torch", "ray"} & set(file.parts):
         ctypes.CDLL(str(file))
+os._exit(0)  # some of them, loaded and never imported, end badly
 """
 
 

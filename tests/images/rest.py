@@ -59,7 +59,7 @@ class Service:
 
     def completed(self) -> int:
         """Runs of the sweep that have a loss. Raises AssertionError once one cannot have any."""
-        runs = self.ask(f"/v1/sweeps/{NAME}/runs?limit=100")["runs"]
+        runs = self.ask(f"/v1/sweeps/{NAME}/runs?limit=100")["items"]
         failed = [run for run in runs if run["state"] in ("failed", "diverged")]
         assert not failed, f"runs failed: {failed[:2]}"
         return sum(run["state"] == "completed" for run in runs)
