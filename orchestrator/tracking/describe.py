@@ -103,7 +103,8 @@ def _answer(group: str, law: Mapping[str, Any]) -> str:
     lines += [f"- {sentence}" for sentence in _optima(law)]
     for sparsity, gain in (law.get("gain") or {}).items():
         if gain.get("value") is not None:
-            ends = "" if gain.get("low") is None else f" ({gain['low']:.3g} to {gain['high']:.3g})"
+            bounded = gain.get("low") is not None and gain.get("high") is not None
+            ends = f" ({gain['low']:.3g} to {gain['high']:.3g})" if bounded else ""
             lines.append(
                 f"- at {100 * float(sparsity):g} % a model is worth a dense one {gain['value']:.3g}{ends} "
                 "times as large"
