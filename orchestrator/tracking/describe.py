@@ -123,9 +123,8 @@ def _optima(document: Mapping[str, Any]) -> list[str]:
         budget = 24 * size * ranges["data"][1]
         best = law.optimum(size, budget)
         low, high = float(best.low), float(best.high)
-        ends = (
-            f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if low == low else ""
-        )
+        bounded = math.isfinite(low) and math.isfinite(high)
+        ends = f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if bounded else ""
         flops = f"{budget:.3g}".replace("e+", "e")
         said.append(
             f"with {short(size, ' ')} non-zero parameters and {flops} FLOPs make it {100 * float(best.sparsity):.3g} % "
