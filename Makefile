@@ -5,7 +5,7 @@ LACUNA_HOME ?= $(CURDIR)/.lacuna
 BIN := .venv/bin
 export LACUNA_HOME
 
-.PHONY: quickstart test test-xla test-chaos test-images test-cluster lint install install-dev install-xla stop clean
+.PHONY: quickstart test test-xla test-chaos test-images test-cluster lint install install-dev install-chaos install-xla stop clean
 
 quickstart: install  ## Run examples/quickstart.yaml and print its law
 	@$(BIN)/lacuna serve --detach
@@ -24,7 +24,7 @@ test-images:  ## Build the images, train a sweep in them, read its law; needs ro
 test-cluster: install-dev  ## Install the chart on the cluster of KUBECONFIG, kill Pods, check the law
 	@$(BIN)/python -m tests.cluster.check
 
-test-chaos: install-dev  ## kill -9 at every named point, nodes of Ray killed and drained (minutes)
+test-chaos: install-chaos  ## kill -9 at every named point, nodes of Ray killed and drained (minutes)
 	@$(BIN)/python -m pytest -m chaos tests/chaos tests/controller
 
 test-xla: install-xla  ## The trainer on XLA, on PJRT's CPU device, in an environment of its own
@@ -43,6 +43,9 @@ install:
 
 install-dev:
 	@$(PYTHON) install.py dev
+
+install-chaos:
+	@$(PYTHON) install.py dev jobs
 
 install-xla:
 	@$(PYTHON) install.py xla

@@ -2,6 +2,7 @@
 
     python3 install.py            the platform
     python3 install.py dev        and what the tests and the linter need
+    python3 install.py dev jobs   and Ray's job API, for the tests that start clusters of several nodes
     python3 install.py xla        the trainer alone with torch-xla, into .venv-xla, for the XLA lane of the tests
 
 Exact versions come from requirements.lock. The one thing pip cannot be told in a file is which build of torch suits
