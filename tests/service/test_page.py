@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -97,6 +97,19 @@ def test_the_list_leads_to_a_sweep(page: Page, served: str, fitted: Sweep) -> No
     page.get_by_role("link", name="grid").click()
     expect(page).to_have_url(f"{served}/sweeps/grid")
     expect(page.get_by_role("heading", level=1)).to_have_text("grid")
+
+
+def test_a_law_that_does_not_come_is_told_and_is_no_script_error(
+    page: Page, served: str, fitted: Sweep
+) -> None:
+    def late(route: Route) -> None:
+        page.wait_for_timeout(300)
+        route.continue_()
+
+    page.route("**/v1/sweeps/grid/law", lambda route: route.abort())
+    page.route("**/v1/sweeps/grid/runs*", late)
+    page.goto(f"{served}/sweeps/grid")
+    expect(page.locator("#toast")).to_contain_text("does not answer")
 
 
 def test_a_finished_sweep_answers_its_question(page: Page, served: str, fitted: Sweep) -> None:

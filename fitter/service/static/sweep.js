@@ -133,6 +133,7 @@ document.addEventListener("sweepchange", () => quietly(loadSweep));
 
 try {
   const asked = askLaw(); // of the default group, which is the first
+  asked.catch(() => {}); // told where it is awaited; until then nobody waits, which the browser calls a script error
   await Promise.all([loadSweep(), loadRuns()]);
   listen();
   await Promise.all([loadLaw(asked), loadForest()]);
