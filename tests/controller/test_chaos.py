@@ -18,7 +18,8 @@ from tests.controller.processes import ControllerProcess
 from tests.controller.quiet import quiet_losses
 from tests.controller.watching import completed_twice, losses, rows, scene, until
 
-pytestmark = pytest.mark.timeout(1200)
+# Minutes with both cores: `make test` has kills of its own in e2e, test_packs, test_serving and test_controller.
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 #: Training of a few seconds a segment, so that there is a middle to kill it in.
 LONG = {"steps": "[400, 800]", "sparsity": "[0, 0.5]", "checkpoint_every": 40}
