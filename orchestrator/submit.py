@@ -21,7 +21,6 @@ from ledger.errors import SweepExists
 from ledger.models import Sweep
 from ledger.settings import Settings
 from ledger.throughput import StepTime, step_times
-from orchestrator import adaptive
 from orchestrator.plan.cost import PoolCost, costs
 from orchestrator.plan.plan import Plan, build
 from orchestrator.plan.uncollected import uncollected
@@ -156,6 +155,8 @@ def submit_text(
         document |= {"then_path": str(then.path), "then_digest": then.digest}
     places: list[int] | None = None
     if spec.execution.strategy == "adaptive":
+        from orchestrator import adaptive  # and with it what fits laws: few sweeps need it
+
         with Session(engine) as session:
             known = adaptive.known_of(session, sweeps.find(session, spec.name), plan)
         places, standing = adaptive.choose(plan, known, adaptive.room(spec.execution, declared(settings)))

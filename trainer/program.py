@@ -265,11 +265,11 @@ def _static_text(
             "format": PROGRAM_FORMAT,
             "family": family,
             "shape": dict(shape),
-            "data": dataclasses.asdict(data),
+            "data": vars(data),
             "batch_size": batch_size,
             "seed": seed,
-            "optimizer": dataclasses.asdict(optimizer),
-            "numerics": dataclasses.asdict(numerics),
+            "optimizer": vars(optimizer),
+            "numerics": vars(numerics),
             **({"start": start.digest} if start.digest else {}),
         }
     )

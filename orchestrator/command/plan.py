@@ -26,6 +26,7 @@ from orchestrator.plan.figure import draw
 from orchestrator.plan.packing import packing
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.speeds import SpeedBook
+from orchestrator.plan.uncollected import uncollected
 from orchestrator.pools import declared
 from orchestrator.spec import load_spec_file
 from orchestrator.spec.schema import ExecutionSpec
@@ -43,6 +44,11 @@ def command(spec: Path, figure: Path | None, as_json: bool) -> None:
       lacuna plan examples/quickstart.yaml
       lacuna plan examples/quickstart.yaml --figure forest.svg
     """
+    with uncollected():
+        _plan(spec, figure, as_json)
+
+
+def _plan(spec: Path, figure: Path | None, as_json: bool) -> None:
     settings = Settings.from_environment()
     checked = load_spec_file(spec, declared(settings))
     unreachable: str | None = None

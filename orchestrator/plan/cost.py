@@ -116,6 +116,7 @@ class StepModel:
 def costs(plan: Plan, pools: Pools, measured: Sequence[StepTime] = ()) -> list[PoolCost]:
     """The cost of a plan on every pool; the one that the spec names first."""
     execution = plan.spec.execution
+    todo: dict[bool, Todo] = {}
     found = []
     for pool in sorted(pools, key=lambda pool: pool.name != execution.pool):
         chosen = pool.name == execution.pool
@@ -123,17 +124,46 @@ def costs(plan: Plan, pools: Pools, measured: Sequence[StepTime] = ()) -> list[P
         device = execution.device if chosen else _USUAL[pool.kind]
         if not chosen and pool.everywhere and execution.device in DEVICES[pool.kind]:
             device = execution.device
-        left = [
-            segment
-            for segment in plan.segments
-            if device != execution.device or segment.key not in plan.reused
-        ]
-        found.append(_cost(left, pool, device, chosen, execution.max_concurrent, measured))
+        anew = device != execution.device
+        if anew not in todo:
+            todo[anew] = Todo([each for each in plan.segments if anew or each.key not in plan.reused])
+        found.append(_cost(todo[anew], pool, device, chosen, execution.max_concurrent, measured))
     return found
 
 
+class Todo:
+    """Segments to be trained, and in which order they can be: what is the same for every pool."""
+
+    def __init__(self, segments: Sequence[PlannedSegment]) -> None:
+        """Parents stand before their children; a parent that is not among them is done."""
+        self.segments = segments
+        index = {segment.key: place for place, segment in enumerate(segments)}
+        by_urgency = sorted(range(len(segments)), key=lambda place: -segments[place].priority)
+        self._by_urgency = by_urgency
+        self._children: dict[int, list[int]] = {}
+        self._first: list[int] = []
+        rank = {place: rank for rank, place in enumerate(by_urgency)}
+        for place, segment in enumerate(segments):
+            parent = index.get(segment.parent) if segment.parent is not None else None
+            (self._first if parent is None else self._children.setdefault(parent, [])).append(rank[place])
+
+    def makespan(self, durations: Sequence[float], slots: int) -> float:
+        """Seconds until all are trained by so many workers, who always take the most urgent that is ready."""
+        ready = sorted(self._first)  # ranks by urgency: a sorted list is a heap
+        running: list[tuple[float, int]] = []
+        now = 0.0
+        while ready or running:
+            while ready and len(running) < slots:
+                place = self._by_urgency[heapq.heappop(ready)]
+                heapq.heappush(running, (now + durations[place], place))
+            now, place = heapq.heappop(running)
+            for child in self._children.get(place, ()):
+                heapq.heappush(ready, child)
+        return now
+
+
 def _cost(
-    left: Sequence[PlannedSegment],
+    todo: Todo,
     pool: Pool,
     device: str,
     chosen: bool,
@@ -147,7 +177,7 @@ def _cost(
     models: dict[str, StepModel] = {}
     step_seconds: dict[tuple[str, float], float] = {}
     durations = []
-    for segment in left:
+    for segment in todo.segments:
         precision = segment.program.numerics.precision
         steps = segment.end - segment.start
         case = (precision, segment.flops / steps)
@@ -162,33 +192,7 @@ def _cost(
         chosen=chosen,
         slots=slots,
         chip_hours=sum(durations) * pool.chips_per_slot / 3600,
-        seconds=makespan(left, durations, slots),
+        seconds=todo.makespan(durations, slots),
         basis="measured" if models and all(model.segments for model in models.values()) else "estimated",
         segments_measured=counted,
     )
-
-
-def makespan(segments: Sequence[PlannedSegment], durations: Sequence[float], slots: int) -> float:
-    """Seconds until all are trained by so many workers, who always take the most urgent that is ready.
-
-    Parents stand before their children; a parent that is not among them is done.
-    """
-    index = {segment.key: place for place, segment in enumerate(segments)}
-    children: dict[int, list[int]] = {}
-    ready: list[tuple[int, int]] = []
-    for place, segment in enumerate(segments):
-        parent = index.get(segment.parent) if segment.parent is not None else None
-        if parent is None:
-            heapq.heappush(ready, (-segment.priority, place))
-        else:
-            children.setdefault(parent, []).append(place)
-    running: list[tuple[float, int]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < slots:
-            _, place = heapq.heappop(ready)
-            heapq.heappush(running, (now + durations[place], place))
-        now, place = heapq.heappop(running)
-        for child in children.get(place, ()):
-            heapq.heappush(ready, (-segments[child].priority, child))
-    return now

@@ -8,7 +8,8 @@ run's tip lies on the trunk of the pruned ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainer.program import Program
 
@@ -61,10 +62,21 @@ def forest(programs: Sequence[tuple[Program, float]]) -> Forest:
     return Forest(_with_priorities(builder.segments), [builder.paths[i] for i in range(len(programs))])
 
 
+class _Stretch(NamedTuple):
+    """A segment before its priority is known."""
+
+    key: str
+    parent: str | None
+    start: int
+    end: int
+    program: Program
+    flops: float
+
+
 class _Builder:
     def __init__(self, cost: list[float]) -> None:
         self.cost = cost
-        self.segments: list[PlannedSegment] = []
+        self.segments: list[_Stretch] = []
         self.paths: dict[int, list[str]] = {}
 
     def grow(
@@ -87,11 +99,7 @@ class _Builder:
             longest = walkers[0]
             key = longest.program.key_at(end)
             flops = self.cost[longest.index] * (end - start)
-            self.segments.append(
-                PlannedSegment(
-                    key=key, parent=parent, start=start, end=end, program=longest.program, flops=flops
-                )
-            )
+            self.segments.append(_Stretch(key, parent, start, end, longest.program, flops))
             path.append(key)
             start, parent = end, key
             here = [walker for walker in walkers if walker.until[piece] == end]
@@ -104,7 +112,7 @@ class _Builder:
                 self.grow(onward, piece=piece + 1, start=end, parent=key, path=path)
 
 
-def _with_priorities(segments: list[PlannedSegment]) -> list[PlannedSegment]:
+def _with_priorities(segments: list[_Stretch]) -> list[PlannedSegment]:
     below: dict[str, float] = {}
     longest: dict[str, float] = {}
     # Parents stand before children, so the way back sees every child before its parent.
@@ -112,4 +120,6 @@ def _with_priorities(segments: list[PlannedSegment]) -> list[PlannedSegment]:
         longest[segment.key] = segment.flops + below.get(segment.key, 0.0)
         if segment.parent is not None:
             below[segment.parent] = max(below.get(segment.parent, 0.0), longest[segment.key])
-    return [replace(segment, priority=int(longest[segment.key] / 1e9)) for segment in segments]
+    return [
+        PlannedSegment(priority=int(longest[segment.key] / 1e9), **segment._asdict()) for segment in segments
+    ]

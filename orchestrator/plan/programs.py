@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fitter.numbers import short
 from ledger.settings import Settings
 from orchestrator.spec.cells import Cell
-from orchestrator.spec.schema import Spec
+from orchestrator.spec.schema import DataSpec, Spec, TrainingSpec
 from trainer.families import rules
 from trainer.pretrained import inspect, start_at
 from trainer.program import DataStream, LearningRate, Numerics, Optimizer, Program, Start, Switch
@@ -33,7 +33,7 @@ class PlannedRun:
         """D: input positions (or images) read over the whole run (paper, section 3)."""
         return float(self.cell.steps * self.data_per_step)
 
-    @property
+    @cached_property
     def data_per_step(self) -> int:
         """What one step adds to D: tokens, or images, as the family counts."""
         per_example = rules(self.program.family).counted(self.program.data.sequence_length)
@@ -96,10 +96,33 @@ def program_of(
     if family.LENGTH is not None:
         decided[family.LENGTH] = cell.data.sequence_length
     shape = cell.shape(**decided)
-    data, training = cell.data, cell.training
-    stream = DataStream(
-        digest=data_digest,
-        objective=family.OBJECTIVES[0],
+    stream = _stream(cell.data, family.OBJECTIVES[0], data_digest)
+    optimizer, rate, numerics = _training(
+        cell.training, spec.execution.device, torch_version(spec.execution.device)
+    )
+    program = Program(
+        family=cell.model.family,
+        shape=dict(shape.dims),
+        data=stream,
+        then=_switch(cell, stream, then_digest),
+        batch_size=cell.training.batch_size,
+        steps=cell.steps,
+        seed=cell.seed,
+        optimizer=optimizer,
+        learning_rate=rate,
+        pruning=cell.pruning_in_steps(),
+        start=_start(cell.model.start_from, cell.model.family),
+        numerics=numerics,
+    )
+    return program, shape
+
+
+# What thousands of cells have in common is made once.
+@lru_cache(maxsize=1024)
+def _stream(data: DataSpec, objective: str, digest: str) -> DataStream:
+    return DataStream(
+        digest=digest,
+        objective=objective,
         sequence_length=data.sequence_length,
         noise_density=data.noise_density,
         mean_span_length=data.mean_span_length,
@@ -109,36 +132,28 @@ def program_of(
         random_flip=data.random_flip,
         crop_padding=data.crop_padding,
     )
+
+
+@lru_cache(maxsize=1024)
+def _training(training: TrainingSpec, device: str, torch: str) -> tuple[Optimizer, LearningRate, Numerics]:
     rate = training.learning_rate
-    program = Program(
-        family=cell.model.family,
-        shape=dict(shape.dims),
-        data=stream,
-        then=_switch(cell, stream, then_digest),
-        batch_size=training.batch_size,
-        steps=cell.steps,
-        seed=cell.seed,
-        optimizer=Optimizer(
+    return (
+        Optimizer(
             name=training.optimizer,
             factored=training.factored,
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
         ),
-        learning_rate=LearningRate(
-            schedule=rate.schedule, base=rate.base, warmup=rate.warmup, cooldown=rate.cooldown
-        ),
-        pruning=cell.pruning_in_steps(),
-        start=_start(cell.model.start_from, cell.model.family),
-        numerics=Numerics(
+        LearningRate(schedule=rate.schedule, base=rate.base, warmup=rate.warmup, cooldown=rate.cooldown),
+        Numerics(
             precision=training.precision,
             z_loss=training.z_loss,
             label_smoothing=training.label_smoothing,
             micro_batch=training.micro_batch,
-            device_type=spec.execution.device,
-            torch_version=torch_version(spec.execution.device),
+            device_type=device,
+            torch_version=torch,
         ),
     )
-    return program, shape
 
 
 def _switch(cell: Cell, stream: DataStream, digest: str | None) -> Switch | None:

@@ -44,18 +44,15 @@ def warnings(
 def _law(spec: Spec, runs: Sequence[PlannedRun], repeats: Sequence[float] | None) -> list[str]:
     """The fitter's verdict on a table with these runs, whatever their losses will be."""
     # The targets: what shapes make of one size differs from sparsity to sparsity, and is no level of its own.
-    nonzero = [run.cell.nonzero_params for run in runs]
-    data = [run.data for run in runs]
-    table = {
-        "sparsity": [run.cell.sparsity for run in runs],
-        "nonzero_params": nonzero,
-        "data": data,
-        "loss": [1.0] * len(runs),
-        "unique_data": [
-            d / max(times, 1) for d, times in zip(data, repeats or [1.0] * len(runs), strict=True)
-        ],
-    }
-    verdict = gate(table, spec.law.form)
+    # Seeds, methods and patterns teach it nothing about an axis: each point counts once.
+    points = dict.fromkeys(
+        (run.cell.sparsity, run.cell.nonzero_params, run.data, run.data / max(times, 1))
+        for run, times in zip(runs, repeats or [1.0] * len(runs), strict=True)
+    )
+    columns = dict(
+        zip(("sparsity", "nonzero_params", "data", "unique_data"), zip(*points, strict=True), strict=True)
+    )
+    verdict = gate({**columns, "loss": [1.0] * len(points)}, spec.law.form)
     return [f"the law cannot be identified: {reason}" for reason in verdict.missing] + [
         f"the law will be known poorly: {reason}" for reason in verdict.weak
     ]

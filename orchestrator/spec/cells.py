@@ -77,19 +77,25 @@ class Cell:
 
     def pruning_in_steps(self) -> Pruning:
         """The pruning as the trainer has it, shares of the run turned into steps."""
-        pruning, every = self.pruning, self.pruning.every
-        start, end = (round(share * self.steps) for share in (pruning.start, pruning.end))
-        if method_for(pruning.method).rewinds:
-            start, end, every = in_rounds(start, pruning.rounds, self.steps)
-        return Pruning(
-            method=pruning.method,
-            pattern=pruning.pattern,
-            distribution=pruning.distribution,
-            sparsity=self.sparsity,
-            start=start,
-            end=end,
-            every=every,
-        )
+        return _in_steps(self.pruning, self.sparsity, self.steps)
+
+
+# Thousands of cells differ in size and seed only.
+@lru_cache(maxsize=1024)
+def _in_steps(pruning: PruningSpec, sparsity: float, steps: int) -> Pruning:
+    every = pruning.every
+    start, end = (round(share * steps) for share in (pruning.start, pruning.end))
+    if method_for(pruning.method).rewinds:
+        start, end, every = in_rounds(start, pruning.rounds, steps)
+    return Pruning(
+        method=pruning.method,
+        pattern=pruning.pattern,
+        distribution=pruning.distribution,
+        sparsity=sparsity,
+        start=start,
+        end=end,
+        every=every,
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -163,11 +169,13 @@ def _matches(point: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
 
 
 class _Parts:
-    """Builds cells, validating each combination of varied values once however many cells share it."""
+    """Builds cells, validating each combination of varied values once however many cells share it. Equal parts of
+    different cells are one object."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.cache: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+        self.known: dict[BaseModel, BaseModel] = {}
 
     def cell(self, point: Mapping[str, Any], place: str) -> Cell:
         varied = tuple(sorted((name, value) for name, value in point.items() if name not in POINT))
@@ -190,9 +198,9 @@ class _Parts:
         for part in ("model", "data", "pruning", "training"):
             value = getattr(self.spec, part)
             changes = {name: new for name, new in varied.items() if _part_of(name) == part}
-            result[part] = (
-                type(value).model_validate({**_kept(value, changes), **changes}) if changes else value
-            )
+            if changes:
+                value = type(value).model_validate({**_kept(value, changes), **changes})
+            result[part] = self.known.setdefault(value, value)
         return result
 
 
@@ -278,17 +286,22 @@ def _cell_problems(cell: Cell) -> list[Problem]:
 
 def _schedule_problems(cell: Cell) -> list[Problem]:
     """What the method itself says against this schedule; with the way out where a period does not fit."""
-    pruning = cell.pruning
-    in_steps = cell.pruning_in_steps()
-    end = in_steps.end
-    found = method_for(pruning.method).problems(in_steps, cell.steps)
-    if found and end % pruning.every and not method_for(pruning.method).rewinds:
-        fits = max(every for every in range(1, pruning.every + 1) if end % every == 0)
-        found[-1] += f"; pruning.every: {fits} fits, or take other steps"
+    found = _misfits(cell.pruning, cell.sparsity, cell.steps)
     return [Problem(path=f"{cell.place}.steps", message=message, value=cell.steps) for message in found]
+
+
+@lru_cache(maxsize=1024)
+def _misfits(pruning: PruningSpec, sparsity: float, steps: int) -> tuple[str, ...]:
+    in_steps = _in_steps(pruning, sparsity, steps)
+    found = list(method_for(pruning.method).problems(in_steps, steps))
+    if found and in_steps.end % pruning.every and not method_for(pruning.method).rewinds:
+        fits = max(every for every in range(1, pruning.every + 1) if in_steps.end % every == 0)
+        found[-1] += f"; pruning.every: {fits} fits, or take other steps"
+    return tuple(found)
 
 
 def _identity(cell: Cell) -> tuple[Any, ...]:
     point = (cell.nonzero_params, cell.sparsity, cell.steps, cell.seed)
-    pruning = None if cell.sparsity == 0 else cell.pruning
-    return (*point, cell.model, cell.data, pruning, cell.training)
+    # By `is`, not by value: parts know no other equals (see `_Parts`), and to hash all their fields takes longer.
+    pruning = None if cell.sparsity == 0 else id(cell.pruning)
+    return (*point, id(cell.model), id(cell.data), pruning, id(cell.training))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ledger.settings import Settings
 from ledger.throughput import StepTime, step_times
-from orchestrator.plan.cost import StepModel, costs, makespan
+from orchestrator.plan.cost import StepModel, Todo, costs
 from orchestrator.plan.figure import draw
 from orchestrator.plan.plan import Plan, build
 from orchestrator.pools import Pool, Pools
@@ -93,11 +93,11 @@ def test_what_is_done_is_not_paid_again_on_the_kind_of_device_that_did_it(plan: 
 
 def test_the_end_lies_between_the_longest_chain_and_all_of_the_work(plan: Plan) -> None:
     durations = [float(segment.end - segment.start) for segment in plan.segments]
-    one, two, many = (makespan(plan.segments, durations, slots) for slots in (1, 2, 1000))
+    one, two, many = (Todo(plan.segments).makespan(durations, slots) for slots in (1, 2, 1000))
     assert one == sum(durations)
     assert many == max(run.cell.steps for run in plan.runs)
     assert sum(durations) / 2 <= two < one
-    assert makespan([], [], 3) == 0
+    assert Todo([]).makespan([], 3) == 0
 
 
 def test_times_come_from_the_ledger(small: str, tmp_path: Path, engine: Engine) -> None:

@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from trainer.data.prepared import MANIFEST, Prepared, files_of, folder_of, open_prepared
 from trainer.errors import DataError
 
@@ -94,5 +92,7 @@ def _url(storage: str, digest: str) -> str:
 
 
 def _system(url: str) -> tuple[Any, str]:
+    import fsspec  # which most commands need not wait for
+
     system, root = fsspec.core.url_to_fs(url)
     return system, str(root)

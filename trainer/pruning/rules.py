@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from trainer import families
@@ -43,6 +44,7 @@ class Channels(NamedTuple):
 Pattern = Unstructured | Groups | Blocks | Channels
 
 
+@lru_cache(maxsize=256)
 def parsed(pattern: str) -> Pattern:
     """A pattern's name as a value. Raises ValueError on an unknown one."""
     if pattern in ("unstructured", "channel"):
