@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import helm_python
 import pytest
 
-from tests.deploy.chart import Values, files, loaded, profile
+from tests.deploy.chart import Values, files, loaded, manifests, profile
 from tests.deploy.matrix import RESOURCES
 
 
@@ -125,6 +126,65 @@ def test_wrong_values_are_refused_by_name(values: Values, named: str) -> None:
 def test_a_release_whose_name_is_too_long_is_refused() -> None:
     with pytest.raises(helm_python.HelmError, match="has 41 characters, KubeRay leaves room for 40"):
         files({}, name="a" * 41)
+
+
+@pytest.mark.parametrize("name", ["1st", "my.release"])
+def test_a_release_whose_name_no_service_can_have_is_refused(name: str) -> None:
+    with pytest.raises(helm_python.HelmError, match="is no name for a Service: start with a letter"):
+        files({}, name=name)
+
+
+#: Good names that YAML takes for numbers and booleans where nothing quotes them.
+WORDS: Values = {
+    "image": {"pullSecrets": ["123"]},
+    "apiToken": {"secretName": "123", "secretKey": "1e3"},
+    "database": {
+        "mode": "external",
+        "external": {
+            **{"secretName": "0x1f", "urlKey": "true", "trackingUrlKey": "null"},
+            **{"podSelector": {"app": "1"}, "namespace": "1e3"},
+        },
+    },
+    "storage": {"pvc": {"storageClassName": "0123"}},
+    "ray": {"auth": {"secretName": "1.5"}, "priorityClassName": "1e3"},
+    "pools": [
+        {"name": "true", "accelerator": "cpu", "queue": "1", "resources": RESOURCES},
+        {"name": "1e3", "accelerator": "cpu", "queue": "1", "resources": RESOURCES, "priorityClassName": "0"},
+    ],
+    "ingress": {"enabled": True, "className": "1", "host": "1.5", "tlsSecretName": "0b1"},
+    "gateway": {"enabled": True, "parentRefs": [{"name": "1"}], "hostnames": ["1.5"]},
+    "monitoring": {"serviceMonitor": {"enabled": True}},
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [WORDS, {"storage": {"pvc": {"existingClaim": "1"}}, "database": {"bundled": {"storageClassName": "1"}}}],
+    ids=["words", "bundled"],
+)
+def test_names_stay_text(values: Values) -> None:
+    """Kubernetes refuses `name: 123`, a label of `true`, a Secret's key of null."""
+    texts = list(named(manifests(values, name="true")))
+    assert len(texts) > 100
+    assert [(where, value) for where, value in texts if not isinstance(value, str)] == []
+
+
+def named(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every name, host, and value of a label, selector or annotation."""
+    if isinstance(node, list):
+        for item in node:
+            yield from named(item, where)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{where}.{key}"
+            if key in ("labels", "matchLabels", "annotations", "nodeSelector"):
+                yield from ((f"{path}.{label}", text) for label, text in value.items())
+            elif key.lower().endswith(("name", "host", "key")) and not isinstance(value, dict):
+                yield path, value
+            elif key in ("hosts", "hostnames"):
+                yield from ((path, host) for host in value)
+            else:
+                yield from named(value, path)
 
 
 def test_every_default_passes_its_own_schema() -> None:

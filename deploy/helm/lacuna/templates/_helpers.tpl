@@ -4,13 +4,16 @@
 {{- if gt (len $name) 40 -}}
 {{- fail (printf "fullnameOverride or the release's name: %q has %d characters, KubeRay leaves room for 40" $name (len $name)) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "fullnameOverride or the release's name: %q is no name for a Service: start with a letter, and use a-z, 0-9 and -" $name) -}}
+{{- end -}}
 {{- $name -}}
 {{- end -}}
 
 {{/* Labels that never change: selectors use them. Argument: (dict "root" $ "component" "service"). */}}
 {{- define "lacuna.selector" -}}
 app.kubernetes.io/part-of: lacuna
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -41,7 +44,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -135,7 +138,7 @@ tolerations: {{ toYaml . | nindent 2 }}
 {{- if eq .Values.storage.kind "pvc" }}
 - name: storage
   persistentVolumeClaim:
-    claimName: {{ include "lacuna.storageClaim" . }}
+    claimName: {{ include "lacuna.storageClaim" . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -187,10 +190,10 @@ tolerations: {{ toYaml . | nindent 2 }}
   emptyDir: {}
 - name: database
   secret:
-    secretName: {{ include "lacuna.databaseSecret" . }}
+    secretName: {{ include "lacuna.databaseSecret" . | quote }}
     defaultMode: 0440
     items:
-      - key: {{ include "lacuna.databaseUrlKey" . }}
+      - key: {{ include "lacuna.databaseUrlKey" . | quote }}
         path: url
 - name: pools
   configMap:

@@ -15,7 +15,7 @@
       {{- if $external.namespace }}
       namespaceSelector:
         matchLabels:
-          kubernetes.io/metadata.name: {{ $external.namespace }}
+          kubernetes.io/metadata.name: {{ $external.namespace | quote }}
       {{- end }}
     {{- end }}
     {{- range $external.cidrs }}
@@ -61,7 +61,7 @@
 - podSelector:
     matchLabels:
       app.kubernetes.io/part-of: lacuna
-      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/instance: {{ .Release.Name | quote }}
     matchExpressions:
       - {key: app.kubernetes.io/component, operator: In, values: [ray-head, ray-worker, controller]}
 {{- end }}
