@@ -104,6 +104,8 @@ def test_what_kuberay_demands(rendered: dict[str, list[Manifest]], name: str) ->
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         # Set beside rayStartParams it would be refused.
         assert "resources" not in group
+        # The server would fill it in, and an upgrade would then differ from what is there.
+        assert all("protocol" in port for port in group["template"]["spec"]["containers"][0]["ports"])
         assert group["template"]["spec"].get("restartPolicy") == ("Never" if autoscaled else None)
         assert [mount["name"] for mount in group["template"]["spec"]["containers"][0]["volumeMounts"]].count(
             "shared-mem"
