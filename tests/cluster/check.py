@@ -84,11 +84,12 @@ def values() -> dict[str, Any]:
 
 
 def wait_until_ready() -> None:
-    for kind in (
-        "statefulset/lacuna-postgres",
-        *(f"deployment/lacuna-{p}" for p in ("service", "mlflow", "controller")),
-    ):
-        in_namespace("rollout", "status", kind, f"--timeout={READY_SECONDS}s", seconds=READY_SECONDS + 30)
+    ours = in_namespace(
+        *("get", "statefulsets,deployments", "--selector", "app.kubernetes.io/instance=lacuna"),
+        *("--output", "name"),
+    )
+    for name in ours.split():
+        in_namespace("rollout", "status", name, f"--timeout={READY_SECONDS}s", seconds=READY_SECONDS + 30)
     until(lambda: pods("ray-worker"), READY_SECONDS, "a worker of the pool")
 
 

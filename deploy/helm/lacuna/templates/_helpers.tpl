@@ -70,6 +70,25 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* A quantity of Kubernetes as a number: cores, bytes. */}}
+{{- define "lacuna.amount" -}}
+{{- $number := regexFind "^[0-9.]+" (toString .) -}}
+{{- $units := dict "m" 0.001 "M" 1e6 "G" 1e9 "T" 1e12 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mulf (float64 $number) (get $units (trimPrefix $number (toString .)) | default 1) -}}
+{{- end -}}
+
+{{/* Resources of a container, whose Pods nobody would admit where it requests more than its limits. Argument: (dict
+"where" "service" "resources" .Values.service.resources). */}}
+{{- define "lacuna.resources" -}}
+{{- range $kind, $wanted := .resources.requests -}}
+{{- $limit := get $.resources.limits $kind | default $wanted -}}
+{{- if gt (include "lacuna.amount" $wanted | float64) (include "lacuna.amount" $limit | float64) -}}
+{{- fail (printf "%s.resources: requests.%s: %v is more than the limit of %v" $.where $kind $wanted $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml .resources -}}
+{{- end -}}
+
 {{- define "lacuna.placing" -}}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}

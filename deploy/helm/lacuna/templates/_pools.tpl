@@ -66,9 +66,7 @@ orchestrator.pools.table`. */}}
 {{- fail (printf "%s: accelerator: GKE has no %s" $where $wanted) -}}
 {{- end -}}
 {{- $cpu := dig "limits" "cpu" (dig "requests" "cpu" "1" ($pool.resources | default dict)) ($pool.resources | default dict) | toString -}}
-{{- $cores := 0.0 -}}
-{{- if hasSuffix "m" $cpu }}{{ $cores = divf (float64 (trimSuffix "m" $cpu)) 1000.0 }}{{ else }}{{ $cores = float64 $cpu }}{{ end -}}
-{{- dict "name" $pool.name "accelerator" $wanted "kind" $known.kind "topology" $topology "chipsPerHost" $perHost "numOfHosts" $hosts "minNodes" $min "maxNodes" $max "cpus" (int (ceil $cores)) "gkeLabel" $known.gkeLabel "generation" $known.rayGeneration | toJson -}}
+{{- dict "name" $pool.name "accelerator" $wanted "kind" $known.kind "topology" $topology "chipsPerHost" $perHost "numOfHosts" $hosts "minNodes" $min "maxNodes" $max "cpus" (include "lacuna.amount" $cpu | float64 | ceil | int) "gkeLabel" $known.gkeLabel "generation" $known.rayGeneration | toJson -}}
 {{- end -}}
 
 {{/* "true" where a list of numbers holds a value; numbers come as int or float. */}}
