@@ -94,7 +94,14 @@ def fill(settings: Settings) -> None:
             fits.add(session, sweep.id, form="sparsity", document=document, runs_digest="", runs=RUNS)
     with engine.begin() as connection:
         connection.execute(text("UPDATE segments SET state = 'completed'"))
-        connection.execute(text("UPDATE runs SET state = 'completed', loss = 2.5, completed_at = now()"))
+        connection.execute(
+            text(
+                """UPDATE runs SET state = 'completed', completed_at = now(), loss = measured.loss
+                   FROM unnest(CAST(:losses AS double precision[])) WITH ORDINALITY AS measured (loss, number)
+                   WHERE runs.position = measured.number - 1"""
+            ),
+            {"losses": [cell["loss"] for cell in cells()]},
+        )
         connection.execute(text("UPDATE sweeps SET state = 'completed'"))
     engine.dispose()
 

@@ -72,7 +72,7 @@ def shares_needed(
         if law is None:
             continue
         rest = runs.take(np.array(order[count:], dtype=int))
-        error = law.predict(rest.sparsity, rest.nonzero_params, rest.data).loss / rest.loss - 1.0
+        error = law.loss(rest.sparsity, rest.nonzero_params, rest.data) / rest.loss - 1.0
         within[count] = bool(np.abs(error).max() <= tolerance)
     first = int(np.flatnonzero(within).min())
     lasting = int(np.flatnonzero(~within).max()) + 1

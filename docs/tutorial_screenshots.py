@@ -29,8 +29,7 @@ SECTIONS = {
 def shoot(page: Page, address: str) -> None:
     """The page's sections, then the sweep in MLflow."""
     page.goto(f"{address}/sweeps/{SWEEP}")
-    page.wait_for_selector("#sweep[data-ready=true]", timeout=120_000)
-    page.wait_for_timeout(5_000)  # held-out runs are ringed a moment later
+    page.wait_for_selector("#sweep[data-complete=true]", timeout=120_000)
     page.screenshot(path=FIGURES / "tutorial-page.png", clip={"x": 0, "y": 0, "width": 1100, "height": 760})
     for name, section in SECTIONS.items():
         found = page.locator(section).first

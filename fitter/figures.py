@@ -103,7 +103,7 @@ def loss_against_params(law: Law, table: Any) -> Figure:
             for index, sparsity in enumerate(sparsities):
                 colour, marker = PALETTE[index % 7], MARKERS[index % 7]
                 here = (runs.data == length) & (runs.sparsity == sparsity)
-                prediction = law.predict(sparsity, sizes, length)
+                prediction = law.predict(sparsity, sizes, length, new_run=False)
                 axis.plot(sizes, prediction.loss, color=colour)
                 axis.fill_between(
                     sizes, prediction.low, prediction.high, color=colour, alpha=0.1, linewidth=0
@@ -229,9 +229,9 @@ def gain_curve(law: Law, *, others: Mapping[str, Law] | None = None) -> Figure:
 def residuals(law: Law, table: Any) -> Figure:
     """Residuals against each axis, outliers ringed; what a law leaves unexplained shows as a trend."""
     runs = check(table)
-    found = law.predict(runs.sparsity, runs.nonzero_params, runs.data, unique_data=runs.unique_data)
+    found = law.loss(runs.sparsity, runs.nonzero_params, runs.data, unique_data=runs.unique_data)
     log = law.settings.get("residual", "log") == "log"
-    left = np.log(found.loss / runs.loss) if log else found.loss - runs.loss
+    left = np.log(found / runs.loss) if log else found - runs.loss
     far = {outlier["row"] for outlier in law.diagnostics.get("outliers", [])}
     ringed = np.array([row in far for row in runs.rows])
     names = {"sparsity": "sparsity S", "nonzero_params": "non-zero parameters N", "data": "data D"}

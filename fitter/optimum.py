@@ -94,8 +94,8 @@ def optimum(
     sparsity = optimal_sparsity(form, law.raw[None], n, c, accounting)[0]
     multiplier = cost_multiplier(sparsity, accounting)
     data = c / (6.0 * n * multiplier)
-    predicted = law.predict(sparsity, n, data, level=level)
-    dense = law.predict(0.0, n, c / (6.0 * n * cost_multiplier(0.0, accounting)), level=level).loss
+    predicted = law.predict(sparsity, n, data, level=level, new_run=False)
+    dense = law.loss(0.0, n, c / (6.0 * n * cost_multiplier(0.0, accounting)))
     if law.draws.shape[0]:
         low, high = bounds(optimal_sparsity(form, law.draws, n, c, accounting), level)
     else:

@@ -99,7 +99,9 @@ def test_predictions_are_vectorised_and_ordered(noisy_law: Law) -> None:
     assert np.all(prediction.low < prediction.loss)
     assert np.all(prediction.loss < prediction.high)
     assert np.all(prediction.high < prediction.new_run_high)
-    one = noisy_law.predict(0.5, float(np.geomspace(1e6, 1e9, 5)[2]), 3e10)
+    one = noisy_law.predict(0.5, float(np.geomspace(1e6, 1e9, 5)[2]), 3e10, new_run=False)
+    assert np.isnan(one.new_run_low)
+    assert one.loss == noisy_law.loss(0.5, float(np.geomspace(1e6, 1e9, 5)[2]), 3e10)
     assert one.loss == pytest.approx(prediction.loss[1, 2])
     assert one.low == pytest.approx(prediction.low[1, 2])
 

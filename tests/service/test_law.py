@@ -79,6 +79,8 @@ def test_many_predictions_at_once_agree_with_single_ones(client: TestClient, fit
     one = client.get(f"{LAW}/predict?sparsity=0.5&nonzero_params=2e6&data=2e9").json()
     assert many["loss"][1] == pytest.approx(one["loss"], rel=1e-12)
     assert many["low"][1] == pytest.approx(one["low"], rel=1e-9)
+    alone = client.post(f"{LAW}/predict", json={**body, "intervals": False}).json()
+    assert (alone["loss"], alone["low"]) == (many["loss"], [None] * len(many["loss"]))
     ragged = client.post(f"{LAW}/predict", json={**body, "data": [1e9]})
     assert ragged.status_code == 422
     assert "one length" in ragged.json()["detail"]

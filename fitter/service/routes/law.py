@@ -139,7 +139,18 @@ def predict_many(
             f"{len(questions.data)} values: they must be of one length."
         )
     stored = asked_law(context, name, version, group)
-    answer = stored.law.predict(questions.sparsity, questions.nonzero_params, questions.data)
+    asked = (questions.sparsity, questions.nonzero_params, questions.data)
+    if not questions.intervals:
+        unknown: list[float | None] = [None] * len(questions.sparsity)
+        return Predictions(
+            loss=stored.law.loss(*asked).tolist(),
+            low=unknown,
+            high=unknown,
+            level=stored.law.level,
+            version=stored.version,
+            group=stored.group,
+        )
+    answer = stored.law.predict(*asked, new_run=False)
     return Predictions(
         loss=answer.loss.tolist(),
         low=numbers(answer.low),

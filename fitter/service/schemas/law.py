@@ -80,6 +80,9 @@ class Questions(BaseModel):
     data: list[DataQuestion] = Field(
         description="[n] D, tokens (or images).", min_length=1, max_length=MOST_QUESTIONS
     )
+    intervals: bool = Field(
+        True, description="False: the losses alone, which come far sooner; `low` and `high` are then null."
+    )
 
 
 class Predictions(Answer):

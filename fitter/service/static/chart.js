@@ -30,17 +30,16 @@ export async function drawChart(state) {
     return;
   }
   figure.hidden = false;
-  const Plotly = await plotly();
+  const drawer = plotly();
   const predicted = state.law ? predict(state, runs) : null; // on its way while the lines are asked for
   const sparsities = distinct(runs.map((run) => run.sparsity));
   const build = kind === "parity" ? parity : against;
   const held = heldOut(state);
-  const { traces, more, note } = await build(state, runs, sparsities, predicted, held);
+  const [Plotly, { traces, more, note }] = await Promise.all([drawer, build(state, runs, sparsities, predicted, held)]);
   if (mine !== drawing) return;
   put("chart-note", note);
   await Plotly.react(figure, traces, layout(more), CONFIG);
   figure.removeAllListeners?.("plotly_click");
-  quietly(() => askHeldOut(state));
   figure.on("plotly_click", ({ points: [point] }) => point.customdata?.mlflow && open(point.customdata.mlflow, "_blank", "noreferrer"));
 }
 
@@ -58,8 +57,8 @@ function heldOut(state) {
 }
 
 // A fit of its own, which takes a second: asked once the chart is drawn without it, which is then drawn again.
-async function askHeldOut(state) {
-  if (!state.law) return;
+export async function showHeldOut(state) {
+  if (!state.law || !finished(state).length) return;
   const { axis, key } = heldOutAxis(state);
   if (asked.key === key) return;
   asked = { key, answer: null };
@@ -72,6 +71,11 @@ async function askHeldOut(state) {
   if (!answer || asked.key !== key) return;
   asked = { key, answer };
   await drawChart(state);
+}
+
+async function drawAll(state) {
+  await drawChart(state);
+  await showHeldOut(state);
 }
 
 const WHAT = { data: "longest", nonzero_params: "largest" };
@@ -96,8 +100,9 @@ function rings(runs, held, x, y) {
   }];
 }
 
-function predict(state, points) {
+function predict(state, points, intervals = false) {
   return post(ofGroup(state, "/law/predict"), {
+    intervals,
     sparsity: points.map((p) => p.sparsity),
     nonzero_params: points.map((p) => p.nonzero_params),
     data: points.map((p) => p.data),
@@ -149,7 +154,7 @@ async function against(state, runs, sparsities, predicting, held) {
         for (let i = 0; i < POINTS; i += 1)
           lines.push({ index, sparsity, [fixed]: level, [over]: from * (to / from) ** (i / (POINTS - 1)) });
   }
-  const [predicted, answer] = await Promise.all([predicting, lines.length ? predict(state, lines) : null]);
+  const [predicted, answer] = await Promise.all([predicting, lines.length ? predict(state, lines, chosen != null) : null]);
   for (let start = 0; start < lines.length; start += POINTS) {
     const part = lines.slice(start, start + POINTS);
     const cut = (values) => values.slice(start, start + POINTS);
@@ -237,7 +242,7 @@ function showLevels(state, levels, chosen) {
   );
   box.addEventListener("change", () => {
     at[kind] = box.value ? Number(box.value) : null;
-    quietly(() => drawChart(state));
+    quietly(() => drawAll(state));
   });
   document.getElementById("chart-kind").after(box);
 }
@@ -249,6 +254,6 @@ export function wireChart(state) {
     if (!button) return;
     kind = button.dataset.kind;
     for (const other of group.children) other.setAttribute("aria-pressed", String(other === button));
-    quietly(() => drawChart(state));
+    quietly(() => drawAll(state));
   });
 }

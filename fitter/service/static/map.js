@@ -37,14 +37,15 @@ export async function drawMap(state) {
   const spent = [...apart.values()].map(([, c]) => c);
   const visible = [...spent, question.flops, ...lines.contours.map((line) => line.flops[30])];
   const [bottom, top] = [Math.min(...visible) / 4, Math.max(...visible) * 6];
-  const traces = [{ type: "scatter", mode: "lines", x, y: x.map(() => bottom), line: { width: 0 }, hoverinfo: "skip", showlegend: false }];
+  const floor = bottom / 1e3; // out of sight, so that no line is seen to bend where it leaves the map
+  const traces = [{ type: "scatter", mode: "lines", x, y: x.map(() => floor), line: { width: 0 }, hoverinfo: "skip", showlegend: false }];
   const tints = [colour("map-0"), colour("map-1"), colour("map-2"), colour("map-3"), colour("map-4"), colour("map-5")];
   for (const [index, line] of lines.contours.entries()) {
     traces.push({
       type: "scatter",
       mode: "lines",
       x,
-      y: line.flops.map((c) => Math.max(c, bottom)),
+      y: line.flops.map((c) => Math.max(c, floor)),
       fill: "tonexty",
       fillcolor: tints[index],
       line: { color: colour("ink"), width: 1.2 },

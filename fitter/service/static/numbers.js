@@ -11,10 +11,9 @@ const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 export const NONE = "–";
 
-const WHOLE = new Intl.NumberFormat("en"); // made once: a table of runs writes thousands
-
+// 48000 → "48,000". Intl's formats cost the first page a tenth of its time.
 export function count(value) {
-  return value == null ? NONE : WHOLE.format(Math.round(value));
+  return value == null ? NONE : String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 // 5308416 → "5.31 M"
@@ -41,8 +40,9 @@ export function power(value, digits = 2) {
   return String(Number(value.toPrecision(digits)));
 }
 
+// No line ends between a number and its sign.
 export function percent(value, digits = 1) {
-  return value == null || !Number.isFinite(value) ? NONE : `${Number((100 * value).toFixed(digits))} %`;
+  return value == null || !Number.isFinite(value) ? NONE : `${Number((100 * value).toFixed(digits))}\u00a0%`;
 }
 
 export function loss(value) {

@@ -4,15 +4,25 @@ import { colour } from "./chrome.js";
 
 let loading = null;
 
+// The words are painted first: reading the library holds the page up. A page that nobody sees is never painted.
+const painted = () => new Promise((resolve) => {
+  requestAnimationFrame(() => setTimeout(resolve));
+  setTimeout(resolve, 200);
+});
+
 export function plotly() {
-  loading ??= new Promise((resolve, reject) => {
+  loading ??= painted().then(read);
+  return loading;
+}
+
+function read() {
+  return new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = document.getElementById("sweep").dataset.plotly;
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => reject(new Error("The plotting library could not be loaded."));
     document.head.append(script);
   });
-  return loading;
 }
 
 // Okabe and Ito's colours tell apart by every kind of colour sight; a marker says it once more.
@@ -27,12 +37,12 @@ export function translucent(hex, alpha) {
   return `rgba(${r}, ${g}, ${b}, ${alpha})`;
 }
 
+// No automargin: with it a chart is drawn twice.
 const axis = () => ({
   color: colour("muted"),
   gridcolor: colour("line"),
   linecolor: colour("line-strong"),
   zeroline: false,
-  automargin: true,
   title: { font: { size: 13, color: colour("ink") }, standoff: 10 },
 });
 
@@ -43,7 +53,7 @@ export function layout(more) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12.5, color: colour("ink") },
-    margin: { l: narrow ? 48 : 64, r: narrow ? 10 : 24, t: 12, b: 48 },
+    margin: { l: narrow ? 56 : 68, r: narrow ? 10 : 24, t: 12, b: 52 },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, bgcolor: "rgba(0,0,0,0)" },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line-strong"), font: { color: colour("ink"), size: 12.5 }, align: "left" },
     hovermode: "closest",

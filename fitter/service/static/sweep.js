@@ -2,7 +2,7 @@
 
 import { showAnswer, showOptima, wireQuestion } from "./answer.js";
 import { all, call, ofGroup, Problem } from "./api.js";
-import { drawChart, wireChart } from "./chart.js";
+import { drawChart, showHeldOut, wireChart } from "./chart.js";
 import { quietly, toast, wireHeader } from "./chrome.js";
 import { showCoefficients, showHistory } from "./coefficients.js";
 import { h, put } from "./dom.js";
@@ -37,25 +37,32 @@ async function askLaw() {
 
 let loading = 0;
 
+// What a reader sees first: the answer, the numbers, the chart. Whether a later call has not overtaken this one.
 async function loadLaw(asked = askLaw()) {
   const mine = (loading += 1);
   const found = await asked;
-  if (mine !== loading) return; // another group has been chosen meanwhile
+  if (mine !== loading) return false; // another group has been chosen meanwhile
   Object.assign(state, found);
   if (state.law) state.group = state.law.group ?? "";
   await showAnswer(state); // it settles the question that the map begins with
-  await Promise.all([
-    showOptima(state),
-    showCoefficients(state),
-    showHistory(state),
-    drawChart(state),
-    drawMap(state),
-  ]);
-  quietly(() => showSuggestions(state)); // below the fold, and the dearest question of all
+  await Promise.all([showOptima(state), showCoefficients(state), loaded.then(() => drawChart(state))]);
+  return mine === loading;
+}
+
+// What stands below, from above to below, one after the other: the dearest questions last.
+async function loadBelow() {
+  for (const part of [drawMap, showHistory, showHeldOut, showSuggestions]) await part(state);
+}
+
+async function reloadLaw() {
+  if (await loadLaw()) await loadBelow();
 }
 
 async function loadRuns() {
   for (const run of await all(`${base}/runs`)) state.runs.set(run.position, run);
+}
+
+function listRuns() {
   showRuns(state);
   showFailed(state);
 }
@@ -82,7 +89,7 @@ function showGroups() {
 
 document.getElementById("group").addEventListener("change", (event) => {
   state.group = event.target.value;
-  quietly(loadLaw);
+  quietly(reloadLaw);
 });
 
 // Several events in one moment become one piece of work.
@@ -97,10 +104,10 @@ function soon(work, wait) {
 }
 
 const forestSoon = soon(loadForest, 300);
-const runsSoon = soon(() => {
-  showRuns(state);
-  showFailed(state);
-  return drawChart(state);
+const runsSoon = soon(async () => {
+  listRuns();
+  await drawChart(state);
+  await showHeldOut(state);
 }, 300);
 
 function listen() {
@@ -122,7 +129,7 @@ function listen() {
     const law = JSON.parse(event.data);
     if (law.group !== state.group || law.version <= (state.law?.version ?? 0)) return;
     toast(`Law version ${law.version}, from ${law.runs} runs`);
-    quietly(loadLaw);
+    quietly(reloadLaw);
   });
 }
 
@@ -131,14 +138,14 @@ document.addEventListener("schemechange", () => {
 });
 document.addEventListener("sweepchange", () => quietly(loadSweep));
 
+const loaded = Promise.all([loadSweep(), loadRuns()]);
 try {
-  const asked = askLaw(); // of the default group, which is the first
-  asked.catch(() => {}); // told where it is awaited; until then nobody waits, which the browser calls a script error
-  await Promise.all([loadSweep(), loadRuns()]);
-  listen();
-  await Promise.all([loadLaw(asked), loadForest()]);
+  await Promise.all([loaded.then(listen), loadLaw()]); // the law of the default group, which is the first
+  root.dataset.ready = "true";
+  listRuns();
+  await Promise.all([loadForest(), loadBelow()]);
 } catch (problem) {
   toast(problem.message);
   put("status", problem.message);
 }
-root.dataset.ready = "true";
+root.dataset.ready = root.dataset.complete = "true";
