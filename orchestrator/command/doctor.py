@@ -191,7 +191,7 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         there = float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
         took = time.time() - asked
     engine.dispose()
-    yield Finding("ledger", "ok", f"Postgres {server} ({where}), {sweeps} sweeps")
+    yield Finding("ledger", "ok", f"Postgres {server} ({where}), {sweeps} sweep{'s' * (sweeps != 1)}")
     yield from clock(time.time(), there + took / 2)
 
 
