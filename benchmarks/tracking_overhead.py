@@ -29,7 +29,7 @@ from ledger import attempts
 from ledger.engine import connect, ledger_url
 from ledger.models import AttemptState
 from ledger.settings import Settings
-from orchestrator.controller.worker import Lease
+from orchestrator.controller.lease import Lease
 from orchestrator.tracking.journal import Journal, folder_of, replay
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.spool import Spool

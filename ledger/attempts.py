@@ -29,6 +29,10 @@ LEASE_SECONDS = 15.0
 #: Seconds before the first repetition of a failed attempt; doubled for each further one.
 BACKOFF_SECONDS = 1.0
 
+#: Deaths in a row of one segment's workers, none of which left a checkpoint or came further than one before, from which
+#: on each costs the segment's budget, as a failure does: who is preempted so often is killed by the segment itself.
+FRUITLESS_DEATHS = 10
+
 #: Longest reason kept, in characters: the error and the last lines of the log.
 REASON_LENGTH = 4000
 
@@ -57,6 +61,10 @@ class Claim:
     resume_step: int | None
     execution: dict[str, Any]
     """The spec's `execution` of the newest active sweep that needs the segment."""
+    alone: bool
+    """It failed, or killed its worker: it is trained in no pack."""
+    memory_kills: int
+    """Its workers that were killed for their memory."""
 
 
 def claim(session: Session, segment_key: str, controller: str, worker: str) -> Claim | None:
@@ -69,6 +77,9 @@ def claim(session: Session, segment_key: str, controller: str, worker: str) -> C
         text(f"""
             SELECT key, program, start_step, end_step, data_path, progress_checkpoint, progress_step,
                 (SELECT checkpoint FROM segments parent WHERE parent.key = segments.parent_key) AS parent_checkpoint,
+                retry_at IS NOT NULL AS held_back,
+                (SELECT count(*) FROM attempts WHERE segment_key = key AND attempts.state = 'lost'
+                    AND kind = 'memory') AS memory_kills,
                 (SELECT spec -> 'execution' FROM sweeps JOIN runs ON sweep_id = sweeps.id
                     JOIN run_segments ON run_id = runs.id
                     WHERE segment_key = segments.key AND sweeps.state = 'active'
@@ -106,6 +117,8 @@ def claim(session: Session, segment_key: str, controller: str, worker: str) -> C
         resume_from=segment.progress_checkpoint,
         resume_step=segment.progress_step,
         execution=segment.execution or {},
+        alone=segment.held_back or segment.memory_kills > 0,
+        memory_kills=segment.memory_kills,
     )
 
 
@@ -175,43 +188,62 @@ def fail(session: Session, attempt_id: int, kind: AttemptEnd, reason: str) -> No
     on from may be the torn one.
     """
     key = _end(session, attempt_id, AttemptState.failed, kind=kind, reason=reason)
-    left = session.scalar(
+    session.execute(
         text("""
-            UPDATE segments SET attempts_left = attempts_left - 1,
-                state = CASE WHEN attempts_left <= 1 THEN 'failed' ELSE 'pending' END,
+            UPDATE segments SET state = 'pending',
                 progress_checkpoint = CASE WHEN :afresh THEN NULL ELSE progress_checkpoint END,
                 progress_step = CASE WHEN :afresh THEN NULL ELSE progress_step END,
                 retry_at = now() + make_interval(secs => :backoff * 2 ^ least(8, (
                     SELECT count(*) - 1 FROM attempts WHERE segment_key = :key AND attempts.state = 'failed')))
-            WHERE key = :key RETURNING attempts_left
+            WHERE key = :key
         """),
         {"key": key, "backoff": BACKOFF_SECONDS, "afresh": kind is AttemptEnd.checkpoint},
     )
-    if left is not None and left <= 0:
-        _end_runs_behind(session, key, "failed", f"segment {key[:12]} failed ({kind}): {reason}")
+    _spend(session, key, f"({kind}): {reason}")
 
 
-def lose(session: Session, attempt_id: int, reason: str) -> bool:
+def lose(session: Session, attempt_id: int, reason: str, kind: AttemptEnd = AttemptEnd.preempted) -> bool:
     """The attempt's worker is gone; its segment is free again, at no cost to its budget. False: it had ended.
 
-    A segment that kills every worker before the first step waits longer each time, up to a minute: others go first.
+    A segment whose workers die one after the other, and none leaves a checkpoint or comes further than one before,
+    waits longer each time, up to a minute: others go first. From the FRUITLESS_DEATHS-th on each costs its budget.
     """
-    if not _lose(session, "id = :id", {"id": attempt_id}, AttemptEnd.preempted, reason):
-        return False
+    lost = _lose(session, "id = :id", {"id": attempt_id}, kind, reason)
+    for key in lost:
+        deaths = _fruitless_deaths(session, key)
+        if deaths > 1:
+            session.execute(
+                text("""
+                    UPDATE segments SET retry_at = now() + make_interval(secs => least(60,
+                        2 ^ least(:deaths - 1, 6) - 1)) WHERE key = :key
+                """),
+                {"key": key, "deaths": deaths},
+            )
+        if deaths >= FRUITLESS_DEATHS:
+            _spend(
+                session,
+                key,
+                f"({kind}): {deaths} workers in a row died, none left a checkpoint or came further than one before; "
+                f"a smaller execution.checkpoint_every, or a pool that keeps its nodes or has more memory, would be "
+                f"right. The last: {reason}",
+            )
+    return bool(lost)
+
+
+def killed_for_memory(session: Session, segment_key: str, attempt_id: int, reason: str) -> None:
+    """The worker of this attempt at that segment was killed for its memory: what it holds is free again, and if its
+    death was taken for preemption, it is so no more. One that ended otherwise, or that the ledger does not know, stays
+    as it is."""
+    known = select(Attempt.id).where(Attempt.id == attempt_id, Attempt.segment_key == segment_key)
+    if session.scalar(known) is None or lose(session, attempt_id, reason, AttemptEnd.memory):
+        return
     session.execute(
         text("""
-            WITH fruitless AS (
-                SELECT segment_key AS key, count(*) AS times FROM attempts
-                WHERE state = 'lost' AND kind = 'preempted' AND step = started_step
-                    AND segment_key = (SELECT segment_key FROM attempts WHERE id = :id)
-                GROUP BY segment_key
-            )
-            UPDATE segments SET retry_at = now() + make_interval(secs => least(60, 2 ^ least(times - 1, 6) - 1))
-            FROM fruitless WHERE segments.key = fruitless.key AND times > 1
+            UPDATE attempts SET kind = 'memory', reason = :reason
+            WHERE id = :id AND state = 'lost' AND kind IN ('preempted', 'fenced')
         """),
-        {"id": attempt_id},
+        {"id": attempt_id, "reason": reason[-REASON_LENGTH:]},
     )
-    return True
 
 
 def diverge(session: Session, attempt_id: int, reason: str) -> None:
@@ -233,24 +265,61 @@ def fence_off(session: Session, controller: str) -> int:
         ),
         {"controller": controller},
     )
-    return _lose(
+    taken = _lose(
         session,
         "controller <> :controller",
         {"controller": controller},
         AttemptEnd.fenced,
         f"controller {controller} took over",
     )
+    return len(taken)
 
 
 def expire(session: Session, *, lease_seconds: float = LEASE_SECONDS) -> int:
     """Give up the attempts whose last heartbeat is older than the lease. How many."""
-    return _lose(
-        session,
-        "heartbeat_at < now() - make_interval(secs => :lease)",
+    silent = session.scalars(
+        text("""
+            SELECT id FROM attempts
+            WHERE state = 'running' AND heartbeat_at < now() - make_interval(secs => :lease) ORDER BY id
+            FOR UPDATE
+        """),
         {"lease": lease_seconds},
-        AttemptEnd.preempted,
-        f"no heartbeat for {lease_seconds:g} s: the worker was killed or cannot reach the ledger",
+    ).all()
+    reason = f"no heartbeat for {lease_seconds:g} s: the worker was killed or cannot reach the ledger"
+    return sum(lose(session, attempt_id, reason) for attempt_id in silent)
+
+
+def _fruitless_deaths(session: Session, key: str) -> int:
+    """How many of the segment's last workers died where it stands now, since one came further than those before it."""
+    return int(
+        session.scalar(
+            text("""
+                WITH dead AS (
+                    SELECT id, step FROM attempts JOIN segments ON segments.key = segment_key
+                    WHERE segments.key = :key AND attempts.state = 'lost' AND kind IN ('preempted', 'memory')
+                        AND started_step = coalesce(progress_step, start_step)
+                )
+                SELECT count(*) FROM dead
+                WHERE id >= (SELECT id FROM dead ORDER BY step DESC, id LIMIT 1)
+            """),
+            {"key": key},
+        )
+        or 0
     )
+
+
+def _spend(session: Session, key: str, reason: str) -> None:
+    """Take one from the segment's budget of attempts; when it is spent, segment and runs behind it have failed."""
+    left = session.scalar(
+        text("""
+            UPDATE segments SET attempts_left = attempts_left - 1,
+                state = CASE WHEN attempts_left <= 1 THEN 'failed' ELSE state END
+            WHERE key = :key RETURNING attempts_left
+        """),
+        {"key": key},
+    )
+    if left is not None and left <= 0:
+        _end_runs_behind(session, key, "failed", f"segment {key[:12]} failed {reason}")
 
 
 def hold(session: Session, attempt_id: int) -> str:
@@ -294,8 +363,9 @@ def _end(
 
 def _lose(
     session: Session, condition: str, parameters: Mapping[str, object], kind: AttemptEnd, reason: str
-) -> int:
-    lost = session.execute(
+) -> list[str]:
+    """End these running attempts as lost; the keys of their segments, which wait now."""
+    lost = session.scalars(
         text(f"""
             WITH lost AS (
                 UPDATE attempts SET state = 'lost', kind = :kind, reason = :reason, ended_at = now()
@@ -304,9 +374,9 @@ def _lose(
             UPDATE segments SET state = 'pending' FROM lost
             WHERE segments.key = lost.segment_key AND segments.state = 'running' RETURNING segments.key
         """),
-        {**parameters, "kind": kind.value, "reason": reason},
-    ).all()
-    return len(lost)
+        {**parameters, "kind": kind.value, "reason": reason[-REASON_LENGTH:]},
+    )
+    return list(lost)
 
 
 def _end_runs_behind(session: Session, key: str, state: str, reason: str) -> None:

@@ -61,10 +61,12 @@ class AttemptState(StrEnum):
 class AttemptEnd(StrEnum):
     """What ended an attempt that did not complete, told apart because each is answered differently."""
 
-    preempted = "preempted"  # the machine was taken away, or the process killed: again, without limit
+    preempted = (
+        "preempted"  # the machine was taken away, or the process killed: again, as long as it gets anywhere
+    )
     fenced = "fenced"  # another controller took over: again, without limit
     stopped = "stopped"  # pause, cancel or Ctrl-C: again when wanted
-    memory = "memory"  # out of memory
+    memory = "memory"  # out of memory: by an exception, or (state `lost`) killed for it
     divergence = "divergence"  # never again
     data = "data"  # the prepared data are missing or not what the plan saw
     checkpoint = "checkpoint"  # a torn or foreign checkpoint

@@ -108,7 +108,8 @@ def siblings(
     session: Session, key: str, alike: Sequence[str], *, sweep_ids: Sequence[int] | None, limit: int
 ) -> list[str]:
     """Keys of segments to hand out now that cover the steps of this one, in programs that agree with its in the fields
-    `alike` (JSON values of `Program.to_dict`); those first that most waits for.
+    `alike` (JSON values of `Program.to_dict`); those first that most waits for. None that failed or killed its worker:
+    it would take the others with it.
 
     `sweep_ids`: as for `ready`.
     """
@@ -119,6 +120,8 @@ def siblings(
             WHERE this.key = :key AND segments.key <> this.key AND {READY}
                 AND segments.start_step = this.start_step AND segments.end_step = this.end_step
                 AND segments.data_path = this.data_path AND {agree}
+                AND segments.retry_at IS NULL AND NOT EXISTS (SELECT 1 FROM attempts
+                    WHERE segment_key = segments.key AND attempts.state = 'lost' AND kind = 'memory')
                 AND EXISTS (SELECT 1 FROM run_segments JOIN runs ON runs.id = run_id JOIN sweeps ON sweeps.id = sweep_id
                     WHERE segment_key = segments.key AND runs.state = 'pending' AND sweeps.state = 'active'
                     AND (CAST(:sweeps AS bigint[]) IS NULL OR sweeps.id = ANY(:sweeps)))

@@ -51,6 +51,7 @@ class Order:
     should_stop: Callable[[], bool] = never
     evaluate_every: int = 0
     log_every: int = 10
+    halvings: int = 0
 
     def check(self) -> None:
         """Raises ProgramError on a range that the program does not have, or a parent that does not go with it."""
@@ -81,6 +82,8 @@ class Course:
         check_share(order.program, ranks.count)
         self.order = order
         self.run = Run(order.program, prepared, device, then=then, packed=packed, ranks=ranks)
+        for _ in range(order.halvings):
+            self.run.shrink()
         self._ranks = ranks
         self._sink = order.sink if ranks.speaks else NoSink()
         self._restore()

@@ -41,6 +41,7 @@ def train_segment(
     should_stop: Callable[[], bool] = never,
     evaluate_every: int = 0,
     log_every: int = 10,
+    halvings: int = 0,
     device: str = "cpu",
     ranks: Ranks = ALONE,
 ) -> SegmentResult:
@@ -54,6 +55,8 @@ def train_segment(
     intact one beside it counts, and where there is none CheckpointError says what is wrong with it. Where nothing
     was written yet, training begins at `start`. Resumed or not, the result is the same bit for bit.
     evaluate_every: validation loss every so many steps (0: at `end` only). Metric points name the steps done.
+    halvings: so often was the memory too small in earlier tries, which ended by it: passes are made over half as many
+    examples at a time for each, down to one, and the result says so (`micro_batch`).
     ranks: the processes that train it together, of which this is one; all are called with the same arguments, and only
     the one of rank 0 writes states and metric points.
 
@@ -75,6 +78,7 @@ def train_segment(
         should_stop=should_stop,
         evaluate_every=evaluate_every,
         log_every=log_every,
+        halvings=halvings,
     )
     [(_, ending)] = train_pack([order], device=device, ranks=ranks)
     if isinstance(ending, Exception):

@@ -56,7 +56,7 @@ def carry_out(
                 name=assignment.controller,
                 storage_path=str(storage),
                 verbose=0,
-                callbacks=[Deaths()],
+                callbacks=[Deaths(searcher.lost_trials)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),

@@ -11,6 +11,9 @@ from trainer.errors import CheckpointError, DataError, is_out_of_memory
 #: Lines of the traceback's end that go into the ledger.
 TRACEBACK_LINES = 12
 
+#: What Ray's OutOfMemoryError says, which takes the place of a worker that its memory monitor killed.
+_MEMORY_MONITOR = "killed due to the node running low on memory"
+
 
 def kind_of(error: BaseException) -> AttemptEnd:
     """Which kind of failure an exception of the trainer is. Divergence and stopping are no failures."""
@@ -21,6 +24,11 @@ def kind_of(error: BaseException) -> AttemptEnd:
     if is_out_of_memory(error):
         return AttemptEnd.memory
     return AttemptEnd.code
+
+
+def kind_of_death(told: str) -> AttemptEnd:
+    """Which kind of death Ray tells of. Its memory monitor says what it did; for the kernel's see `tracking.oom`."""
+    return AttemptEnd.memory if _MEMORY_MONITOR in told else AttemptEnd.preempted
 
 
 def reason_of(error: BaseException, log: list[str]) -> str:

@@ -25,9 +25,10 @@ from ledger.progress import Progress, progress
 from ledger.settings import Settings
 from orchestrator.adaptive import Adaptive
 from orchestrator.controller.execution import carry_out
+from orchestrator.controller.patience import Returned, patiently
 from orchestrator.controller.placing import Placing
 from orchestrator.controller.supervisor import Supervisor, revive
-from orchestrator.controller.worker import Assignment, Returned, patiently
+from orchestrator.controller.worker import Assignment
 from orchestrator.pools import declared
 from orchestrator.tracking.journal import replay
 from orchestrator.tracking.lacking import behind
@@ -134,7 +135,7 @@ class _Job:
     on_progress: Callable[[Progress], None] | None
 
     def patiently(self, action: Callable[[], Returned]) -> Returned:
-        """As `worker.patiently`, and start the embedded Postgres again, should it be that which died."""
+        """As `patience.patiently`, and start the embedded Postgres again, should it be that which died."""
 
         def attempt() -> Returned:
             try:
@@ -215,6 +216,7 @@ def _lead(job: _Job) -> None:
         job.leadership,
         job.controller,
         job.stopping,
+        journals=assignment.journals,
         each_second=[job.report, job.watch],
     )
 

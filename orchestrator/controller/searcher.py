@@ -53,8 +53,8 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self._over = False
         self._fruitless = 0
         self._not_before = float("-inf")
-        self.lost_trials: list[str] = []
-        """Trials whose worker died: the supervisor frees what they held."""
+        self.lost_trials: dict[str, str] = {}
+        """Trials whose worker died, and what Ray says of it: the supervisor frees what they held."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next segment; None while all that is wanted waits for others; FINISHED when nothing is wanted."""
@@ -86,7 +86,6 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self._offered.pop(trial_id, None)
         self._asked_at = float("-inf")
         if error:
-            self.lost_trials.append(trial_id)
             # Workers that die as soon as they start would otherwise be started over and over, at once.
             self._fruitless += 1
             self._not_before = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** (self._fruitless - 4))

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, text
@@ -16,6 +17,8 @@ from ledger import attempts, controllers
 from ledger.engine import ledger_url
 from ledger.errors import LedgerError
 from ledger.settings import Settings
+from orchestrator.controller.failures import kind_of_death
+from orchestrator.tracking.journal import replay
 
 if TYPE_CHECKING:
     from orchestrator.controller.searcher import LedgerSearcher  # imports Ray, which is set up first
@@ -40,9 +43,13 @@ class Supervisor:
         controller: str,
         stopping: threading.Event,
         *,
+        journals: Path,
         each_second: Sequence[Callable[[Session], None]] = (),
     ) -> None:
+        """journals: of the workers on this machine; those of dead ones tell why they died. each_second: called with a
+        session of its own."""
         self._engine = engine
+        self._journals = journals
         self._settings = settings
         self._leadership = leadership
         self._controller = controller
@@ -87,6 +94,8 @@ class Supervisor:
         if self._answering_since is None:
             self._answering_since = now
         stopping = self._stopping.is_set()
+        if self.searcher is not None and self.searcher.lost_trials:
+            replay(self._engine, self._journals)
         with Session(self._engine) as session, session.begin():
             if stopping and not self._told_to_stop:
                 controllers.stop(session, self._controller)
@@ -116,19 +125,15 @@ class Supervisor:
     def _free_lost_trials(self, session: Session) -> None:
         if self.searcher is None:
             return
-        while self.searcher.lost_trials:
-            trial = self.searcher.lost_trials[0]
+        for trial, told in list(self.searcher.lost_trials.items()):
             held = session.scalars(
                 text("SELECT id FROM attempts WHERE state = 'running' AND worker LIKE '%/' || :trial"),
                 {"trial": trial},
             ).all()
             for attempt_id in held:
-                attempts.lose(
-                    session,
-                    attempt_id,
-                    "the worker's process ended: killed, out of memory, or its node went away",
-                )
-            self.searcher.lost_trials.pop(0)
+                reason = f"the worker's process ended, or its node went away; Ray says: {told}"
+                attempts.lose(session, attempt_id, reason, kind_of_death(told))
+            del self.searcher.lost_trials[trial]
         self._wake()
 
     def _wake(self) -> None:

@@ -17,7 +17,8 @@ from ray import tune
 from ledger.engine import connect
 from ledger.models import AttemptState
 from ledger.sweeps import Place
-from orchestrator.controller.worker import Assignment, Worker, patiently
+from orchestrator.controller.patience import patiently
+from orchestrator.controller.worker import Assignment, Worker
 from orchestrator.tracking.journal import replay
 
 #: Seconds after which a walk reports to Tune, so that siblings of what it finished start on other workers.

@@ -10,26 +10,25 @@ from __future__ import annotations
 import collections
 import itertools
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ledger import attempts, controllers, points, segments, sweeps
-from ledger.attempts import Claim, Verdict
-from ledger.errors import Fenced
-from ledger.models import Attempt, AttemptEnd, AttemptState
+from ledger import attempts, controllers, segments, sweeps
+from ledger.attempts import Claim
+from ledger.models import AttemptEnd, AttemptState
 from ledger.sweeps import Place, Placed
 from orchestrator.controller.failures import kind_of, reason_of
+from orchestrator.controller.lease import Lease
 from orchestrator.controller.packs import PackSizes, most_wanted
+from orchestrator.controller.patience import patiently
 from orchestrator.tracking.journal import Journal, folder_of
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.spool import Spool
@@ -41,11 +40,6 @@ from trainer.program import Program
 if TYPE_CHECKING:
     from trainer.course import Order
     from trainer.segment import Ending
-
-Returned = TypeVar("Returned")
-
-#: Seconds between heartbeats: several fit into a lease, and a pause is heard of within one.
-HEARTBEAT_SECONDS = 2.0
 
 #: Ready segments that a worker hears of at once, and the seconds for which it trusts their order: to find the most
 #: urgent of ten thousand costs more than a segment of a few steps does. Whether it can still be had, the claim checks.
@@ -164,6 +158,8 @@ class Worker:
 
     def _beside(self, taken: Taken) -> list[Taken]:
         """Siblings of a segment in hand, claimed to be trained in one pack with it."""
+        if taken.claim.alone:
+            return []
         try:
             keys, most = self._siblings(taken)
         except Exception:
@@ -276,6 +272,8 @@ class Worker:
             should_stop=lease.should_stop,
             evaluate_every=int(execution.get("evaluate_every") or 0),
             log_every=int(execution.get("log_every") or 10),
+            # The first death may have been the pack's: alone it may fit as it is.
+            halvings=max(0, claim.memory_kills - 1),
         )
 
     def _settle(self, lease: Lease, ending: Ending) -> tuple[AttemptState, int]:
@@ -315,135 +313,9 @@ class Worker:
         return lease.end(write, state)
 
 
-class Lease:
-    """A claim kept alive by a thread: heartbeats carry points and checkpoints to the ledger and bring back orders."""
-
-    def __init__(self, engine: Engine, claim: Claim, spool: Spool) -> None:
-        self.claim = claim
-        self.fenced = False
-        self._engine = engine
-        self.spool = spool
-        self._stop_training = threading.Event()
-        self._over = threading.Event()
-        self._ended = False
-        self._writing = threading.Lock()
-        self._checkpoint: tuple[str, int] | None = None
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-
-    def __enter__(self) -> Lease:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        # Of a segment that others hold, they measure what is not stored yet.
-        self.spool.close(over=self._ended or self.fenced)
-
-    def should_stop(self) -> bool:
-        """Whether the ledger told the worker to stop, or to give up."""
-        return self._stop_training.is_set()
-
-    def note_checkpoint(self, url: str, step: int) -> None:
-        """Tell the ledger, now or with the next heartbeat that reaches it, that the work can go on from there."""
-        self._checkpoint = (url, step)
-        try:
-            if self._write() is not Verdict.go_on:
-                self._stop_training.set()
-        except DBAPIError as error:
-            log.warning("the ledger did not take a checkpoint yet: %s", error.orig)
-        except Fenced:
-            self._give_up()
-
-    def end(self, write: Callable[[Session], None], state: AttemptState) -> AttemptState:
-        """Store what is left and end the attempt in one transaction; `lost` if it was taken away meanwhile."""
-        self._over.set()
-
-        def once() -> None:
-            self._write(then=write, everything=True)
-
-        try:
-            patiently(once)
-            self._ended = True
-        except Fenced:
-            self.fenced = True
-            # The commit may have arrived and its acknowledgement not.
-            return state if patiently(self._state) is state else AttemptState.lost
-        return state
-
-    def _state(self) -> AttemptState:
-        with Session(self._engine) as session:
-            return session.get_one(Attempt, self.claim.attempt_id).state
-
-    def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT_SECONDS):
-            try:
-                if self._write() is not Verdict.go_on:
-                    self._stop_training.set()
-            except Fenced:
-                self._give_up()
-                return
-            except DBAPIError as error:
-                log.warning("no heartbeat: %s", error.orig)
-
-    def _give_up(self) -> None:
-        self.fenced = True
-        self._stop_training.set()
-
-    def _write(self, *, then: Callable[[Session], None] | None = None, everything: bool = False) -> Verdict:
-        """One transaction: the spool's finished steps, the newest checkpoint, the heartbeat; and `then`."""
-        attempt = self.claim.attempt_id
-        with self._writing:
-            checkpoint = self._checkpoint
-            batch = self.spool.batch(
-                up_to=self.claim.end_step if everything else checkpoint and checkpoint[1]
-            )
-            with Session(self._engine) as session, session.begin():
-                points.insert(session, attempt, self.claim.segment_key, batch)
-                if checkpoint is not None:
-                    attempts.progress_checkpoint(session, attempt, checkpoint[1], checkpoint[0])
-                verdict = attempts.heartbeat(
-                    session,
-                    attempt,
-                    step=self.spool.step or self.claim.resume_step or self.claim.start_step,
-                    loss=self.spool.loss,
-                )
-                if verdict is Verdict.fenced:
-                    raise Fenced(f"attempt {attempt} no longer holds its segment")
-                if then is not None:
-                    then(session)
-            self.spool.taken(batch)
-            if self._checkpoint == checkpoint:
-                self._checkpoint = None
-            return verdict
-
-
 def _drain(queue: collections.deque[str]) -> Iterator[str]:
     while queue:
         yield queue.popleft()
-
-
-def patiently(action: Callable[[], Returned]) -> Returned:
-    """Do it, again and again while the ledger does not answer: without it there is nothing else to do, and what is to
-    be said must not be lost. Raises what `action` raises when that is something else.
-    """
-    pause = 0.05
-    while True:
-        try:
-            return action()
-        except DBAPIError as error:
-            # A broken constraint or a wrong statement does not pass; a dead connection, a deadlock, a shutdown may.
-            if not _passing(error):
-                raise
-            log.warning("waiting for the ledger: %s", error.orig)
-            time.sleep(pause)
-            pause = min(2.0, pause * 2)
-
-
-def _passing(error: DBAPIError) -> bool:
-    state = str(getattr(error.orig, "sqlstate", None) or "08")
-    # Connection, rollback by conflict, out of resources, operator's shutdown or crash.
-    return state[:2] in ("08", "40", "53", "57")
 
 
 class _Tail(logging.Handler):

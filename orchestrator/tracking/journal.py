@@ -5,6 +5,9 @@ need not outlive a crash of the machine: what the last noted checkpoint does not
 holds a lock on the file that the kernel drops with the process. A file whose lock is to be had belongs to nobody:
 whoever finds it brings its points to the ledger and removes it. The ledger takes a point once, so no order of crashes
 does harm.
+
+Between the points stands how many OOM kills its writer knew of (`orchestrator.tracking.oom`): where there are more by
+the time that it is found, its writer was one of them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,11 +25,15 @@ from typing import IO
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from ledger import points
+from ledger import attempts, points
 from ledger.engine import normalized
+from orchestrator.tracking.oom import OomKills
 
 #: Bytes after which a journal is written anew, with what the ledger does not have yet.
 LARGEST = 4 * 2**20
+
+#: What a line of OOM kills begins with: a count and a path follow.
+_KILLS = "oom_kill"
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +48,11 @@ class Journal:
         self._path = folder / f"{segment_key}.{attempt_id}"
         self._size = 0
         self._file: IO[bytes] | None = None
+        self._kills = OomKills.here()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _opened(self._path)
+            self._size += self._file.write(_told(self._kills))
         except OSError as error:
             self._give_up(error)
 
@@ -55,10 +65,11 @@ class Journal:
                 self._give_up(error)
 
     def keep(self, rows: Iterable[Row]) -> None:
-        """The ledger has all but these: forget the others, once there are many."""
+        """The ledger has all but these: forget the others, once there are many. Asked with each heartbeat."""
+        self._notice()
         if self._file is None or self._size < LARGEST:
             return
-        content = b"".join(_line(*row) for row in rows)
+        content = _told(self._kills) + b"".join(_line(*row) for row in rows)
         aside = self._path.with_name(f".{self._path.name}")
         try:
             file = _opened(aside)
@@ -78,6 +89,16 @@ class Journal:
             self._file.close()
             self._file = None
 
+    def _notice(self) -> None:
+        """An OOM kill that this process lived to see was another's."""
+        if self._file is None or self._kills is None or (now := self._kills.now()) == self._kills:
+            return
+        self._kills = now
+        try:
+            self._size += self._file.write(_told(now))
+        except OSError as error:
+            self._give_up(error)
+
     def _give_up(self, error: OSError) -> None:
         log.warning("metric points wait in memory only, %s cannot be written: %s", self._path, error.strerror)
         self.close(remove=False)
@@ -90,7 +111,8 @@ def folder_of(home: Path, ledger_url: str) -> Path:
 
 
 def replay(engine: Engine, folder: Path) -> int:
-    """Bring the points of dead workers to the ledger; how many it did not have. Raises sqlalchemy's errors."""
+    """Bring the points of dead workers to the ledger, and whether the kernel killed them for their memory; how many
+    points it did not have. Raises sqlalchemy's errors."""
     new = 0
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         file = _nobodys(path)
@@ -99,8 +121,18 @@ def replay(engine: Engine, folder: Path) -> int:
         with file:
             # A hidden one is the copy that `keep` was writing.
             if not path.name.startswith("."):
+                key, _, attempt = path.name.partition(".")
+                lines = list(file)
                 with Session(engine) as session, session.begin():
-                    new += points.replay(session, path.name.partition(".")[0], _rows(file))
+                    new += points.replay(session, key, _rows(lines))
+                    if (known := _kills(lines)) is not None and (now := known.now()).count > known.count:
+                        attempts.killed_for_memory(
+                            session,
+                            key,
+                            int(attempt),
+                            f"the kernel killed the worker for want of memory: oom_kill {known.count} → {now.count} in "
+                            f"{now.path} on {socket.gethostname()}",
+                        )
             with suppress(OSError):
                 path.unlink()
     return new
@@ -108,6 +140,21 @@ def replay(engine: Engine, folder: Path) -> int:
 
 def _line(step: int, name: str, value: float) -> bytes:
     return f"{step} {name} {float(value)!r}\n".encode()
+
+
+def _told(kills: OomKills | None) -> bytes:
+    return b"" if kills is None else f"{_KILLS} {kills.count} {kills.path}\n".encode()
+
+
+def _kills(lines: Iterable[bytes]) -> OomKills | None:
+    """The last OOM kills that the writer knew of."""
+    found = None
+    for line in lines:
+        head, _, rest = line.decode(errors="replace").rstrip("\n").partition(" ")
+        count, _, path = rest.partition(" ")
+        if head == _KILLS and count.isdecimal() and line.endswith(b"\n"):
+            found = OomKills(Path(path), int(count))
+    return found
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -145,11 +192,11 @@ def _lies_at(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _rows(file: IO[bytes]) -> list[Row]:
+def _rows(lines: Iterable[bytes]) -> list[Row]:
     """The points of finished steps. The last step's may be half there, as may be the last line, or one that a full disk
     cut short: whoever goes on from the last checkpoint measures such steps anew, with all their names."""
     found: list[Row] = []
-    for line in file:
+    for line in lines:
         try:
             step, name, value = line.decode().split()
             if line.endswith(b"\n"):

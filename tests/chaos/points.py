@@ -14,7 +14,7 @@ PLACES: list[tuple[str, str, str | None, str | None]] = [
     ("trainer.checkpoint", "save", "before checkpoint", None),
     ("trainer.storage", "_flush_folder", "checkpoint renamed, not flushed", None),
     (
-        "orchestrator.controller.worker",
+        "orchestrator.controller.lease",
         "Lease.note_checkpoint",
         "after checkpoint, before ledger",
         "after checkpoint",
@@ -25,7 +25,7 @@ PLACES: list[tuple[str, str, str | None, str | None]] = [
     ("orchestrator.tracking.journal", "_rows", None, "journal read, not replayed"),
     ("ledger.attempts", "heartbeat", "before heartbeat", "heartbeat, not committed"),
     ("ledger.attempts", "complete", "before complete", "completed, not committed"),
-    ("orchestrator.controller.worker", "Lease.end", None, "after complete"),
+    ("orchestrator.controller.lease", "Lease.end", None, "after complete"),
     ("orchestrator.controller.searcher", "LedgerSearcher.suggest", "before a trial", "trial suggested"),
     ("orchestrator.controller.execution", "carry_out", "before Ray", "after Ray"),
     ("fitter.refit", "Refitter.refit", "before refit", "after refit"),

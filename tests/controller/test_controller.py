@@ -71,6 +71,7 @@ def test_a_killed_worker_costs_no_budget_and_changes_no_bit(tracked: Settings, e
     killed.join()
     [lost] = rows(engine, "SELECT kind, reason FROM attempts WHERE state = 'lost'")
     assert lost.kind == "preempted"
+    assert "The actor" in lost.reason  # what Ray knows of its death
     disturbed = losses(engine)
     assert completed_twice(engine) == []
     with engine.begin() as connection:

@@ -87,6 +87,30 @@ def test_siblings_are_trained_together_and_have_the_losses_of_runs_alone(
     assert losses_alone(settings, engine, one, seeds="[0, 1, 2]", steps=20) == packed
 
 
+def test_who_was_killed_for_its_memory_goes_on_alone_and_then_in_smaller_parts(
+    settings: Settings, engine: Engine
+) -> None:
+    submit(settings, engine, seeds="[0, 1, 2]", pack="4", steps=20)
+    [key] = [
+        row.key for row in rows(engine, "SELECT key FROM segments WHERE program ->> 'seed' = '1' LIMIT 1")
+    ]
+    for _ in range(3):
+        with Session(engine) as session, session.begin():
+            claim = attempts.claim(session, key, "one", "here:1/trial")
+            assert claim is not None
+            attempts.killed_for_memory(session, key, claim.attempt_id, "oom_kill 0 → 1")
+            session.execute(text("UPDATE segments SET retry_at = NULL"))
+    one = worker(settings, engine)
+    while states(one):
+        pass
+    found = rows(engine, "SELECT key, result ->> 'micro_batch', result ->> 'members' FROM segments")
+    of_it = [tuple(row)[1:] for row in found if row.key == key]
+    # Of 16: the first kill may have been the pack's, the others halved it.
+    assert of_it == [("4", "1")]
+    assert {tuple(row)[1:] for row in found if row.key != key} <= {("16", "2"), ("16", "3"), ("16", "1")}
+    assert rows(engine, "SELECT count(*) FROM runs WHERE state = 'completed'") == [(3,)]
+
+
 def test_a_member_that_diverges_ends_alone(settings: Settings, engine: Engine) -> None:
     submit(settings, engine, seeds="[0, 1, 2]", pack="auto", steps=40)
     with engine.begin() as connection:

@@ -213,6 +213,64 @@ def test_a_segment_that_kills_its_workers_at_once_waits_longer_each_time(session
     assert waits == [0.0, 1.0, 3.0, 7.0]
 
 
+def test_workers_that_die_and_get_nowhere_spend_the_budget_in_the_end(session: Session) -> None:
+    plant(session, attempts=2)
+    for death in range(1, attempts.FRUITLESS_DEATHS + 2):
+        assert segments.get(session, "trunk").state is SegmentState.pending
+        claim = claimed(session, "trunk")
+        # Each comes as far as the first, and no further.
+        attempts.heartbeat(session, claim.attempt_id, step=7, loss=None)
+        attempts.lose(session, claim.attempt_id, f"killed, the {death}th")
+        session.commit()
+        skip_backoff(session)
+    assert segments.get(session, "trunk").state is SegmentState.failed
+    [reason] = {row["reason"] for row in runs.table(session, "sweep")}
+    assert f"{attempts.FRUITLESS_DEATHS + 1} workers in a row died" in reason
+    assert reason.endswith("killed, the 11th")
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_workers_that_die_and_get_somewhere_are_replaced_without_end(
+    session: Session, checkpoints: bool
+) -> None:
+    plant(session, attempts=1)
+    for death in range(1, 2 * attempts.FRUITLESS_DEATHS):
+        claim = claimed(session, "trunk")
+        attempts.heartbeat(session, claim.attempt_id, step=30 if checkpoints else death, loss=None)
+        if checkpoints:
+            attempts.progress_checkpoint(session, claim.attempt_id, death, f"/storage/{death}")
+        attempts.lose(session, claim.attempt_id, "preempted")
+        session.commit()
+        # Nor do others come first.
+        assert segments.ready(session) == ["trunk"]
+    assert segments.get(session, "trunk").attempts_left == 1
+
+
+def test_who_was_killed_for_its_memory_is_trained_alone_and_told_how_often(session: Session) -> None:
+    plant(session)
+    finish(session, "trunk")
+    for kills in range(3):
+        claim = claimed(session, "half")
+        assert (claim.memory_kills, claim.alone) == (kills, kills > 0)
+        if kills == 1:
+            # The evidence may come when its death has been taken for preemption, and another goes on.
+            attempts.lose(session, claim.attempt_id, "node gone")
+            session.commit()
+            skip_backoff(session)
+            other = claimed(session, "half")
+        attempts.killed_for_memory(session, "dense", claim.attempt_id, "not of this segment")
+        attempts.killed_for_memory(session, "half", claim.attempt_id, "oom_kill 0 → 1")
+        session.commit()
+        assert session.get_one(Attempt, claim.attempt_id).kind is AttemptEnd.memory
+        if kills == 1:
+            assert attempts.heartbeat(session, other.attempt_id, step=51, loss=None) is Verdict.go_on
+            attempts.stop(session, other.attempt_id, "paused")
+            session.commit()
+        skip_backoff(session)
+    # Nobody takes it along.
+    assert segments.siblings(session, "dense", ["family"], sweep_ids=None, limit=9) == ["most"]
+
+
 def test_a_lease_runs_out_without_heartbeats(session: Session) -> None:
     plant(session)
     claim = claimed(session, "trunk")
