@@ -3,7 +3,7 @@
 Sweeps of the paper's T5 and ViT shapes are simulated from known laws with log-normal scatter, fitted through
 `fitter.fit` with default settings, and every interval is checked against the truth.
 
-    python benchmarks/coverage.py --sweeps 400
+    python -m benchmarks.coverage --sweeps 400
 
 prints a Markdown table; docs/fitting.md shows one such run. 400 sweeps take about four minutes on one core,
 and each share then has a standard error of 1.5 points.
@@ -19,31 +19,11 @@ from numpy.typing import NDArray
 import fitter
 from fitter.forms import Points, get_form
 from fitter.optimum import optimal_sparsity
+from tests.fitter.designs import OPTIMUM_T5, PUBLISHED_VIT, raw_of, t5_points, vit_points
 
 Array = NDArray[np.float64]
 
-T5_LAW = (10.711, 1.34497, 41.621, 0.23168, 6.769e8, 0.38464, 0.83037)
-VIT_LAW = (2.94e2, 0.821, 4.68e2, 0.392, 2.37e8, 0.890, 4.517)
 ASKED = ("b_S", "b_N", "gain(0.75)", "S_opt", "loss", "b_D", "c")
-
-
-def t5_shape() -> Points:
-    """4 sizes × 3 lengths × 4 sparsities: 48 runs."""
-    axes = 1327104 * 4.0 ** np.arange(4), np.array([250e3, 500e3, 1e6]) * 65536, (0.0, 0.5, 0.75, 0.875)
-    n, d, s = (a.ravel() for a in np.meshgrid(*axes, indexing="ij"))
-    return Points(s, n, d, d)
-
-
-def vit_shape() -> Points:
-    """7 sizes × 4 lengths × 3 to 5 sparsities: 112 runs."""
-    cells = [
-        (s, n, d)
-        for i, n in enumerate(663552 * 2.0 ** np.arange(7))
-        for d in (225e6, 450e6, 900e6, 1.8e9)
-        for s in ((0.0, 0.5, 0.75, 0.875, 0.9375) if i < 2 else (0.0, 0.5, 0.75, 0.875)[: 4 if i < 5 else 3])
-    ]
-    s, n, d = np.array(cells).T
-    return Points(s, n, d, d)
 
 
 def question(truth: Array) -> tuple[float, float]:
@@ -104,9 +84,12 @@ def main() -> None:
     sweeps, seed = vars(parser.parse_args()).values()
     print("| shape | noise | " + " | ".join(ASKED) + " |")
     print("|---|---|" + "---|" * len(ASKED))
-    for name, shape, law in (("T5, 48 runs", t5_shape(), T5_LAW), ("ViT, 112 runs", vit_shape(), VIT_LAW)):
+    for name, shape, law in (
+        ("T5, 48 runs", t5_points(), OPTIMUM_T5),
+        ("ViT, 112 runs", vit_points(), PUBLISHED_VIT),
+    ):
         for noise in (0.005, 0.01):
-            shares = study(shape, np.array(law), noise, sweeps, seed)
+            shares = study(shape, raw_of(law), noise, sweeps, seed)
             cells = [
                 f"{held:.1%}"
                 if gone == 0
