@@ -1,7 +1,8 @@
 """The mirror in a process of its own, beside a controller: MLflow's 200 MB and its work stay off the controller.
 
 The process runs until its standard input ends, which happens when its controller ends, however it ends. Then it brings
-MLflow up to date once more and goes. What troubles it goes to standard output, one JSON object a line.
+MLflow up to date once more and goes. What troubles it goes to a pipe of its own, one JSON object a line: standard
+output is MLflow's, whose client prints where runs are to be seen.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -58,32 +60,35 @@ def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> I
         ),  # its font cache, else in the user's home
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
+    hearing, telling = os.pipe()
     given = {
         "home": str(settings.home),
         "database_url": ledger_url(settings),
         "embedded": settings.database_url is None,
         "tracking_uri": settings.tracking_uri,
+        "telling": telling,
     }
     settings.logs.mkdir(parents=True, exist_ok=True)
     with open(settings.logs / "mirror.log", "ab") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.tracking.process"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=errors,
             stderr=errors,
+            pass_fds=[telling],
             env=environment,
             text=True,
             # Ctrl-C is for the controller, which then ends our input.
             start_new_session=True,
         )
+    os.close(telling)
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write(json.dumps(given) + "\n")
     process.stdin.flush()
-    output = process.stdout
+    troubles = os.fdopen(hearing)
 
     def listen() -> None:
-        for line in output:
+        for line in troubles:
             on_trouble(json.loads(line)["trouble"])
 
     listener = threading.Thread(target=listen, name="mirror", daemon=True)
@@ -100,7 +105,7 @@ def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> I
             process.terminate()
             process.wait()
         listener.join()
-        output.close()
+        troubles.close()
         if late:
             on_trouble(
                 f"MLflow was not up to date after {FAREWELL_SECONDS:.0f} s; the next mirror goes on from there"
@@ -130,7 +135,8 @@ def main() -> None:
     )
     ending = threading.Event()
     threading.Thread(target=_await_end, args=[ending], daemon=True).start()
-    _follow(settings, ending)
+    with os.fdopen(given["telling"], "w") as telling:
+        _follow(settings, ending, telling)
 
 
 def _await_end(ending: threading.Event) -> None:
@@ -139,7 +145,7 @@ def _await_end(ending: threading.Event) -> None:
     ending.set()
 
 
-def _follow(settings: Settings, ending: threading.Event) -> None:
+def _follow(settings: Settings, ending: threading.Event, telling: TextIO) -> None:
     """Sync until the end, and once more after it. Troubles are told once each, and when they are over."""
     told: str | None = None
     pause = PERIOD_SECONDS
@@ -180,7 +186,7 @@ def _follow(settings: Settings, ending: threading.Event) -> None:
             log.warning("%s", trouble)
             pause = min(LONGEST_PAUSE, pause * 2)
         if trouble != told:
-            print(json.dumps({"trouble": trouble}), flush=True)
+            print(json.dumps({"trouble": trouble}), file=telling, flush=True)
             told = trouble
         if last:
             return

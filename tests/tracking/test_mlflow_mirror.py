@@ -177,8 +177,11 @@ def test_points_go_out_in_batches_that_end_with_a_step() -> None:
 
 
 def test_a_tracking_server_that_does_not_answer_is_named_in_one_line_and_stops_nothing(
-    home: Path, database_url: str, session: Session
+    home: Path, database_url: str, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Libraries print, as MLflow's client does where a run ends: nobody may take it for the mirror's own words.
+    (tmp_path / "sitecustomize.py").write_text("print('View run at: http://127.0.0.1:1')")
+    monkeypatch.syspath_prepend(tmp_path)
     plant(session, "alone")
     settings = Settings(home=home, database_url=database_url, tracking_uri="http://127.0.0.1:1")
     heard: list[str | None] = []
