@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def cgroup() -> Iterator[tuple[Path, Path]]:
     here = OomKills.here()
     if here is None:
         pytest.skip("this system has no memory cgroup")
-    folder = here.path.parent / "lacuna-test"
+    folder = here.path.parent / f"lacuna-test-{os.getpid()}"
     v1 = here.path.name == "memory.oom_control"
     try:
         folder.mkdir(exist_ok=True)
@@ -112,6 +113,8 @@ def cgroup() -> Iterator[tuple[Path, Path]]:
                 str(LIMIT if v1 else 0)
             )
     except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()
         pytest.skip(f"no cgroup with a limit can be made here: {error}")
     yield folder, folder / "cgroup.procs"
     folder.rmdir()
