@@ -1,4 +1,4 @@
-// Numbers as people read them: units on everything, no more digits than are known.
+// Numbers as people read them: units on everything, no more digits than are known, no end of a line before a unit.
 
 const SI = [
   [1e15, "P"],
@@ -22,7 +22,7 @@ export function si(value, digits = 3) {
   for (const [size, unit] of SI) {
     if (Math.abs(value) >= size * 0.9995) {
       if (Math.abs(value) >= 1000 * SI[0][0]) break;
-      return `${Number((value / size).toPrecision(digits))} ${unit}`;
+      return `${Number((value / size).toPrecision(digits))}\u00a0${unit}`;
     }
   }
   return Math.abs(value) < 1e3 ? `${Number(value.toPrecision(digits))}` : power(value, digits);
@@ -40,7 +40,6 @@ export function power(value, digits = 2) {
   return String(Number(value.toPrecision(digits)));
 }
 
-// No line ends between a number and its sign.
 export function percent(value, digits = 1) {
   return value == null || !Number.isFinite(value) ? NONE : `${Number((100 * value).toFixed(digits))}\u00a0%`;
 }
@@ -83,5 +82,5 @@ export function parse(text) {
 // A number in a text field: short, and `parse` reads it back.
 export function field(value) {
   if (value >= 1e15 || value < 1e3) return value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e");
-  return si(value).replace(" ", "");
+  return si(value).replace("\u00a0", "");
 }
