@@ -12,7 +12,16 @@ from tests.deploy.chart import ROOT
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 TEXT = DOCKERFILE.read_text()
 STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+BELOW = {stage: base for base, stage in re.findall(r"^FROM (\S+) AS (\S+)", TEXT, re.MULTILINE)}
 IMAGES = ("service", "controller", "mlflow", "trainer-cpu", "trainer-gpu", "trainer-tpu")
+
+
+def chain(stage: str) -> list[str]:
+    """A stage and those that it stands on, down to the base."""
+    found = [stage]
+    while found[-1] in BELOW:
+        found.append(BELOW[found[-1]])
+    return [name for name in found if name in BELOW]
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -23,7 +32,7 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_every_image_runs_as_nobody_in_particular_and_is_looked_after() -> None:
     for name in IMAGES:
-        whole = STAGES[name] + (STAGES["trainer"] if name.startswith("trainer") else "")
+        whole = "".join(STAGES[stage] for stage in chain(name))
         assert "USER 1000:1000" in whole, name
         assert "HEALTHCHECK" in whole, name
         assert "USER root" not in whole, name
@@ -34,13 +43,24 @@ def test_one_base_serves_all_and_takes_a_digest() -> None:
     assert TEXT.index("ARG BASE_IMAGE=") < TEXT.index("FROM ${BASE_IMAGE} AS base")
 
 
-def test_images_take_nothing_of_the_build_but_the_environment() -> None:
+def test_images_take_nothing_of_the_build_but_what_is_installed() -> None:
     for name in IMAGES:
-        copies = re.findall(r"^COPY --from=(\S+) (\S+)", STAGES[name], re.MULTILINE)
-        assert copies == [(f"{name}-build", "/opt/lacuna")], name
+        for stage in chain(name):
+            assert stage not in ("wheels", "uv", "tools", "wheel"), name
+            assert "COPY --from" not in STAGES[stage], stage
+
+
+def test_what_several_images_hold_is_in_layers_below_them() -> None:
+    for image, below in {
+        "service": "common",
+        "controller": "ray",
+        "trainer-cpu": "ray",
+        "ray": "common",
+    }.items():
+        assert below in chain(image), image
 
 
 def test_the_shell_scripts_parse() -> None:
-    for script, shell in (("pip-install.sh", "sh"), ("join-ray.sh", "bash")):
+    for script, shell in (("install.sh", "sh"), ("join-ray.sh", "bash")):
         done = subprocess.run([shell, "-n", ROOT / "docker" / script], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

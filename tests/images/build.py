@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,19 +44,30 @@ CONTENTS = {
     ),
     "trainer-cpu": Contents(
         absent="mlflow plotly",
-        importable="orchestrator.controller.trainable trainer.segment transformers ray.tune s3fs gcsfs",
+        importable="orchestrator.controller.trainable trainer.segment ray.tune s3fs gcsfs "
+        "trainer.models.t5 trainer.models.vit trainer.models.decoder trainer.models.encoder "
+        "transformers.models.t5.modeling_t5 transformers.models.vit.modeling_vit "
+        "transformers.models.llama.modeling_llama transformers.models.bert.modeling_bert",
     ),
 }
 
 #: Of the build, beside the modules: sources, wheels, a package manager's caches.
-LEFT_OVERS = ("/src", "/dist", "/wheels", "/root/.cache")
+LEFT_OVERS = ("/src", "/dist", "/opt/uv", "/usr/bin/strip", "/root/.cache", "/tmp/*", "/mnt/*", "/media/*")
 
 LOOK = """\
 import importlib.util, pathlib, sys
 there = [name for name in sys.argv[1].split() if importlib.util.find_spec(name)]
-there += [path for path in sys.argv[2].split() if pathlib.Path(path).exists()]
+there += [str(found) for path in sys.argv[2].split() for found in pathlib.Path("/").glob(path[1:])]
 sys.exit(f"{there} should not be here" if there else 0)
 """
+
+LIST = """\
+import importlib.metadata
+print(*(f"{found.metadata['Name']}=={found.version}" for found in importlib.metadata.distributions()))
+"""
+
+OPEN_CONTAINERS = "org.opencontainers.image."
+LABELS = {"title", "description", "version", "revision"}
 
 IMPORT = """\
 import ctypes, importlib, os, pathlib, sys, sysconfig
@@ -88,9 +100,9 @@ def examine(daemon: Daemon, target: str) -> None:
     """Raise AssertionError where an image holds what it is spared, or cannot import what it is for."""
     contents = CONTENTS[target]
     python = ["--entrypoint", "python3", f"lacuna/{target}", "-c"]
-    # As root, who sees all of it.
+    # As root, who sees all of it, and without leaving bytecode of the look itself.
     daemon.docker(
-        *("run", "--rm", "--network", "none", "--user", "0", *python),
+        *("run", "--rm", "--network", "none", "--user", "0", "--read-only", *python),
         *(LOOK, contents.absent, " ".join(LEFT_OVERS)),
     )
     daemon.docker(
@@ -98,8 +110,42 @@ def examine(daemon: Daemon, target: str) -> None:
         *(IMPORT, contents.importable),
         seconds=300,
     )
-    user = daemon.docker("inspect", "--format", "{{.Config.User}}", f"lacuna/{target}").stdout.strip()
-    assert user == "1000:1000", f"{target} runs as {user!r}"
+    declared(daemon, target)
+    pinned(daemon, target)
+
+
+def declared(daemon: Daemon, target: str) -> None:
+    """Raise AssertionError where an image says too little of itself, or keeps something of the build."""
+    (image,) = json.loads(daemon.docker("image", "inspect", f"lacuna/{target}").stdout)
+    config = image["Config"]
+    assert config["User"] == "1000:1000", f"{target} runs as {config['User']!r}"
+    assert config["Healthcheck"]["Test"], f"{target} has no health check"
+    missing = LABELS - {label.removeprefix(OPEN_CONTAINERS) for label in config["Labels"]}
+    assert not missing, f"{target} has no labels {missing}"
+    told = " ".join(config["Env"]) + daemon.docker("history", "--no-trunc", f"lacuna/{target}").stdout
+    kept = [word for word in ("PIP_CONFIG_FILE=", "SSL_CERT_FILE=") if word in told]
+    assert not kept, f"{target} keeps {kept} of the build"
+
+
+def pinned(daemon: Daemon, target: str) -> None:
+    """Raise AssertionError where the packages that a scanner finds in an image are not those of the lock."""
+    printed = daemon.docker(
+        *("run", "--rm", "--network", "none", "--entrypoint", "python3", f"lacuna/{target}", "-c", LIST)
+    ).stdout
+    lock = {canonical(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    # Ours, and torch in a build of its own.
+    loose = {
+        package
+        for package in map(canonical, printed.split())
+        if package not in lock and package.partition("==")[0] not in ("lacuna", "torch")
+    }
+    assert not loose, f"{target} has packages that nothing pins: {sorted(loose)}"
+
+
+def canonical(pin: str) -> str:
+    """A pin with its name as the package index writes it."""
+    name, _, version = pin.partition("==")
+    return f"{name.lower().replace('_', '-').replace('.', '-')}=={version}"
 
 
 def build_postgres(daemon: Daemon, base: str) -> None:

@@ -28,6 +28,8 @@ class Daemon:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
+                    # However this process ends, its daemon ends too, and the containers with it.
+                    *("setpriv", "--pdeathsig", "TERM"),
                     *("/usr/sbin/dockerd", "--host", self._socket, "--pidfile", f"{self.folder}/docker.pid"),
                     *("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"),
                     # The usual bridge belongs to the machine's own Docker, where there is one; its firewall stays as
@@ -67,7 +69,7 @@ class Daemon:
         return f"{size / 2**20:.0f} MiB"
 
     def stop(self) -> None:
-        """Containers first, then the daemon by its own number."""
+        """Containers first, then the daemon by its own number; nothing where it has ended."""
         if self._process is None:
             return
         try:
@@ -83,3 +85,4 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process = None

@@ -34,7 +34,13 @@ def prepare() -> None:
     # RUNLEVEL: the package's own daemon is not started.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
-        done = subprocess.run(["apt-get", *command], env=environment, capture_output=True, text=True)
+        # Somebody else's apt is waited for.
+        done = subprocess.run(
+            ["apt-get", "-o", "DPkg::Lock::Timeout=120", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             raise CannotRun(f"apt-get {command[0]} failed: {last_line(done.stderr)}")
 
