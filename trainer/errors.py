@@ -36,6 +36,10 @@ class RanksDiffer(TrainerError):
         )
 
 
+class RankGone(TrainerError):
+    """Another process of the run ended, or cannot be reached: this one cannot go on without it."""
+
+
 class Stopped(TrainerError):
     """The caller asked to stop; the state was written first.
 

@@ -2,12 +2,13 @@
 
 Floating-point sums depend on their order. Each process therefore takes a stretch of the flat gradient, gets it from
 all others for every part, adds the parts up one by one, and the summed stretches are gathered: for one part a process,
-as many bytes as an all-reduce moves, and the bits of one process that adds the parts up alone.
+as many bytes as an all-reduce moves, and the bits of one process that adds the parts up alone. A part is on its way
+while the next one is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class PartSum:
         stretch = -(-parameters.size // ranks.count)
         self._whole = parameters.data.new_zeros(stretch * ranks.count)
         self._summed = self._whole if ranks.alone else parameters.data.new_zeros(stretch)
+        self._received = parameters.data.new_zeros(0 if ranks.alone else (ranks.count, stretch))
+        self._sent: Callable[[], None] | None = None
         self.flat = self._whole[: parameters.size]
         self._views = list(parameters.view_of(self.flat).values())
         self._parts = 0
@@ -41,8 +44,17 @@ class PartSum:
                 self.set(gradients)
             self._parts += 1
             return
+        self._collect()
         self.set(gradients)
-        for part in self._ranks.dealt(self._whole):
+        self._sent = self._ranks.deal(self._whole, self._received)
+
+    def _collect(self) -> None:
+        """Add up what is on its way."""
+        if self._sent is None:
+            return
+        self._sent()
+        self._sent = None
+        for part in self._received:
             if self._parts:
                 self._summed.add_(part)
             else:
@@ -50,12 +62,13 @@ class PartSum:
             self._parts += 1
 
     def restart(self) -> None:
-        """The parts that were added so far do not count."""
+        """The parts that were added so far do not count. For one process alone."""
         self._parts = 0
 
     def finish(self) -> None:
         """All parts were added: their mean."""
         if not self._ranks.alone:
+            self._collect()
             self._ranks.gather(self._summed, self._whole)
         if self._parts > 1:
             self.flat.div_(self._parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,14 +66,22 @@ def _ended(processes: list[subprocess.Popen[bytes]]) -> list[int]:
 
 
 @contextmanager
-def meeting_place() -> Iterator[dict[str, str]]:
-    """Where the processes of a run on this machine find each other, as variables for them, while it is open."""
+def meeting_place(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
+    """Where the processes of a run find each other, as variables for them, while it is open.
+
+    address: of this machine, as all of them reach it.
+    """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     # It is kept here, on whatever port is free: a port that is only told may be taken when rank 0 comes to open it.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # On that address alone: left to itself, the store listens on all of the machine's.
+    listening = socket.create_server((address, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(
+        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
     yield {
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": address,
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }

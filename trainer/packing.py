@@ -50,6 +50,8 @@ def unlike(a: Program, b: Program) -> str | None:
         return f"{a.family} is not trained in packs"
     if a.numerics.micro_batch:
         return "their gradients are accumulated over parts of a batch"
+    if ":" in a.numerics.device_type:
+        return "each is trained by several chips"
     if a.then is not None or b.then is not None:
         return "they switch their data"
     for name in ALIKE:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import RanksDiffer
+from trainer.errors import RankGone, RanksDiffer, is_out_of_memory
 from trainer.program import Program, ProgramError
 
 if TYPE_CHECKING:
@@ -56,20 +56,28 @@ class Ranks:
             for name, rows in batch.items()
         }
 
-    def dealt(self, flat: Tensor) -> Tensor:
-        """Every process's values of this one's stretch: [count · n], cut into one stretch a rank, to [count, n]."""
-        import torch
+    def deal(self, flat: Tensor, into: Tensor) -> Callable[[], None]:
+        """Every process's values of this one's stretch: [count · n], cut into one stretch a rank, into [count, n].
+
+        Both are the network's until what is returned was called: that waits.
+        """
         import torch.distributed as dist
 
-        received = torch.empty_like(flat)
-        dist.all_to_all_single(received, flat)
-        return received.view(self.count, -1)
+        with _heard():
+            work = dist.all_to_all_single(into.view(-1), flat, async_op=True)
+
+        def wait() -> None:
+            with _heard():
+                work.wait()
+
+        return wait
 
     def gather(self, values: Tensor, into: Tensor) -> None:
         """The values [n] of every process, in the order of their ranks, into [count · n]."""
         import torch.distributed as dist
 
-        dist.all_gather(list(into.view(self.count, -1).unbind()), values)
+        with _heard():
+            dist.all_gather(list(into.view(self.count, -1).unbind()), values)
 
     def in_turn(self, values: Tensor) -> Tensor:
         """Values of parts that were handed out in turn, [n] in each process, in the parts' order: [count · n]."""
@@ -87,7 +95,8 @@ class Ranks:
         import torch.distributed as dist
 
         found = torch.tensor(int(flag))
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        with _heard():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
     def agree(self, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -119,22 +128,47 @@ class Ranks:
 ALONE = Ranks()
 
 
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Raises RankGone for what a collective raises when another process does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        first = str(error).partition("\n")[0]
+        raise RankGone(f"another process of the run is gone, or cannot be reached: {first}") from error
+
+
 def check_share(program: Program, processes: int) -> None:
-    """Raises ProgramError where so many processes cannot share the program's batches."""
+    """Raises ProgramError where so many processes cannot train the program together."""
     if processes == 1:
         return
     if processes < 1:
         raise ProgramError(f"{processes} processes train nothing: use at least 1")
-    if program.numerics.device_type.partition(":")[0] == "xla":
-        raise ProgramError("on xla one process drives all chips: use 1 process, and xla:8 for 8 chips")
-    size, part = program.batch_size, program.numerics.micro_batch or program.batch_size
-    if size % processes:
-        raise ProgramError(f"{processes} processes cannot share batches of {size}: use a divisor of it")
-    if size // part % processes:
-        raise ProgramError(
-            f"{processes} processes cannot share a batch of {size} that is cut into {size // part} parts: set "
-            f"numerics.micro_batch to {size // processes} or a divisor of it"
+    kind, _, chips = program.numerics.device_type.partition(":")
+    if kind == "xla":
+        if int(chips or 1) % processes:
+            raise ProgramError(
+                f"on xla one process drives all chips of its host: {processes} processes need as many hosts, and "
+                f"xla:{4 * processes} for four chips on each"
+            )
+        return
+    if (problem := cannot_share(program.batch_size, program.numerics.micro_batch, processes)) is not None:
+        raise ProgramError(problem)
+
+
+def cannot_share(batch_size: int, micro_batch: int, processes: int) -> str | None:
+    """Why so many processes cannot share such a batch, with what would be right; None where they can."""
+    part = micro_batch or batch_size
+    if batch_size % processes:
+        return f"{processes} processes cannot share batches of {batch_size}: use a divisor of it"
+    if batch_size // part % processes:
+        return (
+            f"{processes} processes cannot share a batch of {batch_size} that is cut into {batch_size // part} parts: "
+            f"set micro_batch to {batch_size // processes} or a divisor of it"
         )
+    return None
 
 
 def assigned() -> tuple[int, int] | None:

@@ -79,17 +79,18 @@ class Run:
         device.move(self._network.module)
         self._parameters = FlatParameters(self._network.module)
         self._optimizer = optim.build(program.optimizer, self._parameters)
-        self._gradient = PartSum(self._parameters, ranks)
+        #: Those with which this process shares batches: nobody where the device does that.
+        self._sharing = ALONE if device.spreads else ranks
+        self._gradient = PartSum(self._parameters, self._sharing)
         self._tensors = list(self._parameters.parameters.values())
         self.pruner = Pruner(program, self._parameters)
         self._prepared = prepared
         self._point: dict[str, Tensor] | None = None  # the state to which later rounds of `imp` go back
         self._tracer: Run | None = None
-        self._updates = 0  # of the masks, that all ranks were found to agree in
         self._part = program.numerics.micro_batch or program.batch_size
         self._shrunk = False
         self._batch = device.feed(
-            lambda step: ranks.share(self.batches.train(step), self._part), program.steps
+            lambda step: self._sharing.share(self.batches.train(step), self._part), program.steps
         )
         self._forward = forward_of(self._network, program, device)
         self._move = self._optimizer.move if packed else device.compile(self._optimizer.move)
@@ -150,7 +151,7 @@ class Run:
             # recorded program is.
             self.device.end_part()
         self._gradient.finish()
-        first, *others = self._ranks.in_turn(torch.stack(reported)).unbind()
+        first, *others = self._sharing.in_turn(torch.stack(reported)).unbind()
         return sum(others, start=first) / (1 + len(others))
 
     def batch(self) -> dict[str, Tensor]:
@@ -188,11 +189,9 @@ class Run:
         for name, grown in self.pruner.after_step(self.step).items():
             self._optimizer.forget(name, grown)
         self.step += 1
-        if self.pruner.updates != self._updates:
-            self._updates = self.pruner.updates
-            if not self._ranks.alone and (kept := self.pruner.masks()):
-                masks = self._fetched(kept)
-                self._ranks.agree(self.step, {f"the mask of {name}": mask for name, mask in masks.items()})
+        if not self._ranks.alone and (renewed := self.pruner.renewed(self.step)):
+            masks = self._fetched(renewed)
+            self._ranks.agree(self.step, {f"the mask of {name}": mask for name, mask in masks.items()})
         self.device.end_part()
         self.intact = True
 
@@ -263,7 +262,7 @@ class Run:
     @torch.no_grad()
     def evaluate(self) -> float:
         """Mean cross-entropy over the fixed held-out batches, nats per target, without z-loss."""
-        count, ranks = self.batches.evaluation_batches, self._ranks
+        count, ranks = self.batches.evaluation_batches, self._sharing
         with self.pruner.seen(self.step - 1):
             losses = []
             # Each process takes its turn; where they do not come out even, some compute a batch that does not count.

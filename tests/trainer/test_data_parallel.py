@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from tests.trainer.conftest import checksums
 from tests.trainer.test_process import ended, job, started
@@ -25,7 +27,8 @@ from trainer import checkpoint, course, storage
 from trainer.__main__ import JobError, read_job
 from trainer.data import Prepared
 from trainer.data.prepared import open_prepared
-from trainer.devices import device_for
+from trainer.devices import Device, device_for
+from trainer.devices.cpu import Cpu
 from trainer.launch import meeting_place
 from trainer.metrics import NoSink
 from trainer.program import LearningRate, Numerics, Optimizer, Program, ProgramError, Pruning
@@ -78,9 +81,17 @@ def _answer(
     answers.put((int(place["RANK"]), found))
 
 
-def trained(ranks: Ranks, program: Program, data: Path) -> tuple[list[float], float, str]:
+class Spreading(Cpu):
+    """Stands for a device that lays batches over all chips by itself: each process has the whole of it."""
+
+    spreads = True
+
+
+def trained(
+    ranks: Ranks, program: Program, data: Path, device: Device | None = None
+) -> tuple[list[float], float, str]:
     """The losses of all steps, the validation loss, and the SHA-256 of the whole state."""
-    run = Run(program, open_prepared(data), device_for("cpu"), ranks=ranks)
+    run = Run(program, open_prepared(data), device or device_for("cpu"), ranks=ranks)
     losses = []
     for _ in range(program.steps):
         while run.retrace():
@@ -95,16 +106,25 @@ def trained(ranks: Ranks, program: Program, data: Path) -> tuple[list[float], fl
 
 
 def struck(ranks: Ranks, program: Program, data: Path, output: str, at: int) -> str:
-    """What is raised where rank 1 loses one weight of its mask before step `at`."""
+    """What is raised where rank 1 loses one weight of its mask before step `at`; under a straight-through method, which
+    keeps none, of every mask from there on."""
 
     class Struck(Run):
         def advance(self) -> Any:
             if ranks.rank == 1 and self.step == at:
+                if program.pruning.method == "ste":
+                    self.pruner._chosen = partial(wrong, self.pruner._chosen)  # type: ignore[method-assign]
+                    return super().advance()
                 name, kept = next(iter(self.pruner.masks().items()))
                 kept.view(-1)[int(self.parameters.views[name].abs().argmax())] = False
                 self.pruner.load({name: kept})
                 self.pruner.apply()
             return super().advance()
+
+    def wrong(right: Callable[..., Any], *arguments: Any) -> Any:
+        masks = right(*arguments)
+        name, kept = next(iter(masks.items()))
+        return {**masks, name: kept.index_fill(0, torch.tensor([0]), False)}
 
     course.Run = Struck  # type: ignore[attr-defined]
     try:
@@ -122,10 +142,13 @@ def struck(ranks: Ranks, program: Program, data: Path, output: str, at: int) -> 
     return "nothing was raised"
 
 
-def asked(ranks: Ranks, programs: list[Program], pruned: Program, data: Path, output: str) -> Any:
+def asked(
+    ranks: Ranks, programs: list[Program], strikes: list[tuple[Program, int]], data: Path, output: str
+) -> Any:
     """All that is asked of two processes: to start them takes longer than to answer."""
     bits = [trained(ranks, program, data) for program in programs]
-    return bits, [struck(ranks, pruned, data, f"{output}/{at}", at) for at in (7, 21)]
+    whole = trained(ranks, programs[0], data, Spreading())
+    return bits, whole, [struck(ranks, program, data, f"{output}/{at}", at) for program, at in strikes]
 
 
 def test_two_processes_have_the_bits_of_one_and_see_a_mask_that_changed_on_one(
@@ -150,16 +173,20 @@ def test_two_processes_have_the_bits_of_one_and_see_a_mask_that_changed_on_one(
     base = programs[0].to_dict()
     programs[0] = Program.from_dict({**base, "data": {**base["data"], "evaluation_batches": 3}})
     pruned = program(24, 0.5, numerics=halves)
-    first, second = everywhere(asked, 2, programs, pruned, prepared.path, str(tmp_path))
+    through = program(12, numerics=halves, pruning=Pruning(method="ste", sparsity=0.5, end=6, every=3))
+    strikes = [(pruned, 7), (pruned, 21), (through, 8)]
+    first, second = everywhere(asked, 2, programs, strikes, prepared.path, str(tmp_path))
     assert first == second
-    bits, raised = first
+    bits, spread, raised = first
+    assert spread == trained(ALONE, programs[0], prepared.path), "its chips share batches, not the processes"
     for one, found in zip(programs, bits, strict=True):
         assert found == trained(ALONE, one, prepared.path)
 
     whole = trained(ALONE, program(16, 0.5), prepared.path)
     np.testing.assert_allclose(bits[0][0], whole[0], rtol=1e-4)
 
-    soon, late = raised
+    soon, late, straight = raised
+    assert straight.startswith("RanksDiffer: after step 9 rank 1 differs from rank 0 in the mask of")
     assert soon.startswith(
         "RanksDiffer: after step 9 rank 1 differs from rank 0 in the mask of shared.weight"
     )
@@ -229,8 +256,8 @@ def test_every_row_of_a_batch_is_somebodys(count: int, part: int) -> None:
     [
         (0, Numerics(), "0 processes train nothing"),
         (3, Numerics(micro_batch=1), "3 processes cannot share batches of 4: use a divisor"),
-        (2, Numerics(), "cut into 1 parts: set numerics.micro_batch to 2 or a divisor of it"),
-        (4, Numerics(micro_batch=2), "cut into 2 parts: set numerics.micro_batch to 1 or"),
+        (2, Numerics(), "cut into 1 parts: set micro_batch to 2 or a divisor of it"),
+        (4, Numerics(micro_batch=2), "cut into 2 parts: set micro_batch to 1 or"),
         (2, Numerics(micro_batch=2, device_type="xla"), "on xla one process drives all chips"),
     ],
 )

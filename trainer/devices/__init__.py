@@ -34,6 +34,9 @@ class Device(Protocol):
     type: str
     bf16: bool
     """Whether products in bf16 are done in hardware: elsewhere they work, and are slow."""
+    spreads: bool
+    """Whether it lays the rows of a batch over all chips itself, those of other hosts too: every process that trains a
+    run with it then hands it whole batches and gets whole gradients."""
     read_every: int
     """Steps between two readings of losses: reading waits for the device. 1: reading is free."""
 

@@ -26,6 +26,7 @@ class Cpu:
     """
 
     type = "cpu"
+    spreads = False
     bf16 = False
     read_every = 1
 

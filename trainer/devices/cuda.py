@@ -36,6 +36,7 @@ class Cuda:
     """One GPU. Deterministic kernels are the rule, since a shared or resumed run must have the bits of the other."""
 
     type = "cuda"
+    spreads = False
     read_every = 10
 
     def __init__(self, number: int = 0) -> None:

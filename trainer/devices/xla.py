@@ -71,6 +71,7 @@ class Xla:
     """
 
     type = "xla"
+    spreads = True
     bf16 = True
     read_every = 10
 

@@ -102,6 +102,7 @@ class Pruner:
         self._gradients: Masks = {}
         self.mask_seconds = 0.0
         self.updates = 0
+        self._compared = 0  # of the updates, those that `renewed` was asked about
 
     def before_step(self, step: int) -> None:
         """The method's action before the forward pass of `step`; weights that it prunes become zero."""
@@ -157,9 +158,23 @@ class Pruner:
 
     def masks(self) -> Masks:
         """Name → mask of kept weights, as far as it is state: none while dense, and none under straight-through."""
-        if self._pruned is None or (self._method is not None and self._method.through):
+        return {} if self._pruned is None or self._is_through else self._kept()
+
+    def renewed(self, step: int) -> Masks:
+        """Name → mask of kept weights, where they were computed anew since this was asked last; for processes that
+        train together to compare. Straight-through ones are computed for every forward pass: every `every` steps.
+        """
+        if self.updates == self._compared:
+            return {}
+        self._compared = self.updates
+        if self._pruned is None or (self._is_through and step % self._pruning.every):
             return {}
         return self._kept()
+
+    @property
+    def _is_through(self) -> bool:
+        """Whether the masks are made anew for each forward pass, and no state."""
+        return self._method is not None and self._method.through
 
     def load(self, masks: Masks) -> None:
         """Take masks over, from an update or a checkpoint; without any, all weights live."""
