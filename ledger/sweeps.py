@@ -28,10 +28,11 @@ MANY = 100
 
 
 class Place(NamedTuple):
-    """Where a sweep runs: its pool, and the kind of device there."""
+    """Where a sweep runs: its pool, the kind of device there, and how many of them train a run."""
 
     pool: str
     device: str
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,19 @@ def by_place(session: Session, sweep_ids: Sequence[int] | None = None) -> dict[P
     rows = session.execute(
         text("""
             SELECT coalesce(spec #>> '{execution,pool}', 'local') AS pool,
-                coalesce(spec #>> '{execution,device}', 'cpu') AS device, array_agg(id ORDER BY id) AS ids,
+                coalesce(spec #>> '{execution,device}', 'cpu') AS device,
+                coalesce((spec #>> '{execution,devices_per_run}')::int, 1) AS devices,
+                array_agg(id ORDER BY id) AS ids,
                 CASE WHEN bool_and((spec #>> '{execution,max_concurrent}') IS NOT NULL)
                     THEN sum((spec #>> '{execution,max_concurrent}')::bigint) END AS max_concurrent
             FROM sweeps
             WHERE state = 'active' AND (CAST(:sweeps AS bigint[]) IS NULL OR id = ANY(:sweeps))
-            GROUP BY 1, 2 ORDER BY min(id)
+            GROUP BY 1, 2, 3 ORDER BY min(id)
         """),
         {"sweeps": None if sweep_ids is None else list(sweep_ids)},
     )
     return {
-        Place(row.pool, row.device): Placed(
+        Place(row.pool, row.device, row.devices): Placed(
             tuple(row.ids), None if row.max_concurrent is None else int(row.max_concurrent)
         )
         for row in rows

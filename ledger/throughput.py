@@ -14,6 +14,8 @@ class StepTime:
 
     pool: str
     device: str
+    devices: int = 1
+    """How many of them trained a run."""
     precision: str
     flops: float
     """FLOPs of the step, dense accounting."""
@@ -23,25 +25,26 @@ class StepTime:
 
 
 def step_times(session: Session) -> list[StepTime]:
-    """Times of the completed segments, by pool, device, precision and size of a step. A segment that several sweeps
-    share counts for the pool of the newest of them."""
+    """Times of the completed segments, by pool, device, number of devices, precision and size of a step. A segment that
+    several sweeps share counts for the pool of the newest of them."""
     rows = session.execute(
         text("""
             WITH timed AS (
-                SELECT key, program #>> '{numerics,device_type}' AS device,
+                SELECT key, split_part(program #>> '{numerics,device_type}', ':', 1) AS device,
                     coalesce(program #>> '{numerics,precision}', 'float32') AS precision,
                     round((flops / (end_step - start_step))::numeric, 0)::float8 AS flops,
                     1 / (result ->> 'steps_per_second')::float8 AS seconds
                 FROM segments
                 WHERE state = 'completed' AND (result ->> 'steps_per_second')::float8 > 0
             ), placed AS (
-                SELECT DISTINCT ON (timed.key) timed.*, coalesce(sweeps.spec #>> '{execution,pool}', 'local') AS pool
+                SELECT DISTINCT ON (timed.key) timed.*, coalesce(sweeps.spec #>> '{execution,pool}', 'local') AS pool,
+                    coalesce((sweeps.spec #>> '{execution,devices_per_run}')::int, 1) AS devices
                 FROM timed JOIN run_segments ON segment_key = timed.key JOIN runs ON runs.id = run_id
                 JOIN sweeps ON sweeps.id = sweep_id ORDER BY timed.key, sweeps.id DESC
             )
-            SELECT pool, device, precision, flops, count(*) AS segments,
+            SELECT pool, device, devices, precision, flops, count(*) AS segments,
                 percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS seconds
-            FROM placed GROUP BY pool, device, precision, flops ORDER BY pool, device, precision, flops
+            FROM placed GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
         """)
     )
     return [StepTime(**row._mapping) for row in rows]

@@ -157,8 +157,7 @@ def undecided(sweep: Sweep) -> bool:
 
 def room(execution: ExecutionSpec, pools: Pools) -> int:
     """Runs that are kept open: one for every worker, and one that waits."""
-    pool = pools.get(execution.pool)
-    at_once = pool.runs_per_node * pool.max_nodes
+    at_once = pools.get(execution.pool).runs(execution.device, execution.devices_per_run)
     return min(at_once, execution.max_concurrent or at_once) + 1
 
 

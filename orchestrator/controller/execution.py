@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from ledger.settings import Settings
 from orchestrator.controller.cluster import ray_cluster
+from orchestrator.controller.orders import Assignment
 from orchestrator.controller.placing import Placing
 from orchestrator.controller.supervisor import Supervisor
-from orchestrator.controller.worker import Assignment
 
 
 def carry_out(

@@ -15,8 +15,19 @@ TRACEBACK_LINES = 12
 _MEMORY_MONITOR = "killed due to the node running low on memory"
 
 
+class FailedElsewhere(Exception):
+    """What another process raised that trained the segment too: its kind and its reason, as it told them."""
+
+    def __init__(self, kind: AttemptEnd, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+
 def kind_of(error: BaseException) -> AttemptEnd:
     """Which kind of failure an exception of the trainer is. Divergence and stopping are no failures."""
+    if isinstance(error, FailedElsewhere):
+        return error.kind
     if isinstance(error, DataError):
         return AttemptEnd.data
     if isinstance(error, CheckpointError):
@@ -33,6 +44,8 @@ def kind_of_death(told: str) -> AttemptEnd:
 
 def reason_of(error: BaseException, log: list[str]) -> str:
     """Error first, in one line; then where it was raised, the last log lines and the host."""
+    if isinstance(error, FailedElsewhere):
+        return error.reason
     first = f"{type(error).__name__}: {error}".splitlines()[0]
     trace = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
     lines = [f"{first} (on {socket.gethostname()})", *trace]

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -23,12 +23,13 @@ from ledger.engine import ledger_url, open_ledger
 from ledger.models import SweepState
 from ledger.progress import Progress, progress
 from ledger.settings import Settings
+from ledger.sweeps import Place
 from orchestrator.adaptive import Adaptive
 from orchestrator.controller.execution import carry_out
+from orchestrator.controller.orders import Assignment
 from orchestrator.controller.patience import Returned, patiently
 from orchestrator.controller.placing import Placing
 from orchestrator.controller.supervisor import Supervisor, revive
-from orchestrator.controller.worker import Assignment
 from orchestrator.pools import declared
 from orchestrator.tracking.journal import replay
 from orchestrator.tracking.lacking import behind
@@ -84,7 +85,8 @@ def run(
             ids = None if sweep_names is None else tuple(sweeps.get(session, name).id for name in sweep_names)
             over = sweep_names is not None and _all_over(session, sweep_names)
             placing = Placing(declared(settings), max_concurrent)
-            for place in () if ids is None else sweeps.by_place(session, ids):
+            places = sweeps.by_place(session, ids)
+            for place in () if ids is None else places:
                 placing.check(place)
         with _stop_on_signals(stopping), _log_file(settings):
             if over:
@@ -98,7 +100,7 @@ def run(
                     stopping=stopping,
                     sweep_ids=ids,
                     names=sweep_names,
-                    cores=min(os.cpu_count() or 1, max_concurrent or 1_000_000),
+                    cores=_cores(max_concurrent, places),
                     placing=placing,
                     on_progress=on_progress,
                 )
@@ -117,6 +119,14 @@ def run(
     finally:
         engine.dispose()
     return Outcome(found, interrupted=stopping.is_set() and not over, tracking_trouble=tracking.trouble)
+
+
+def _cores(max_concurrent: int | None, places: Iterable[Place]) -> int:
+    """Of a private Ray: enough for so many runs, and for one where several processes train it."""
+    there = os.cpu_count() or 1
+    if max_concurrent is None:
+        return there
+    return min(there, max_concurrent * max((place.devices for place in places), default=1))
 
 
 @dataclass(frozen=True, kw_only=True)

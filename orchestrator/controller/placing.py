@@ -31,8 +31,15 @@ class Placing:
 
     def check(self, place: Place) -> Pool:
         """The pool of a place, if runs can be placed there. Raises PoolError, which says what is missing."""
-        pool = self.pools.check(place.pool, place.device)
-        if "RAY_ADDRESS" in os.environ or _here(pool, place.device):
+        pool = self.pools.check(*place)
+        if "RAY_ADDRESS" in os.environ:
+            return pool
+        if _here(pool, place.device):
+            if pool.everywhere and not pool.runs(place.device, place.devices):
+                raise PoolError(
+                    f"this machine has {pool.runs(place.device)} devices {place.device!r}, and "
+                    f"execution.devices_per_run is {place.devices}: take less, or another pool"
+                )
             return pool
         needed = f"{pool.accelerator} {pool.topology}".strip()
         raise PoolError(
@@ -43,14 +50,14 @@ class Placing:
     def workers(self, place: Place, placed: Placed) -> int:
         """How many runs may train there at a time: what the pool has at most, and the sweeps and the user allow."""
         pool = self.check(place)
-        room = _room(pool, place.device)
+        room = _room(pool, place)
         return max(1, min(room, *(n for n in (placed.max_concurrent, self.limit, room) if n is not None)))
 
     def request(self, config: Mapping[str, Any]) -> PlacementGroupFactory:
-        """What a trial takes of Ray: one placement group, all or nothing."""
+        """What a trial takes of Ray: one placement group, all or nothing; `config` as the searcher hands it out."""
         from ray.tune import PlacementGroupFactory
 
-        wanted = bundles(self.pools.get(config["pool"]), config["device"])
+        wanted = bundles(self.pools.get(config["pool"]), config["device"], config["devices"])
         return PlacementGroupFactory([dict(bundle) for bundle in wanted.bundles], strategy=wanted.strategy)
 
     def markers(self) -> dict[str, float]:
@@ -65,12 +72,11 @@ def _here(pool: Pool, device: str) -> bool:
     return not (device == "xla" and pool.kind == "tpu")
 
 
-def _room(pool: Pool, device: str) -> int:
+def _room(pool: Pool, place: Place) -> int:
     if not pool.everywhere:
-        return pool.runs_per_node * pool.max_nodes if device != "cpu" else int(pool.cores) * pool.max_nodes
+        return pool.runs(place.device, place.devices)
     import ray
 
     there = ray.cluster_resources()
-    if device == "cuda":
-        return int(there.get("GPU", 0) / pool.chips_per_run)
-    return int(there.get("CPU", 0))
+    share = pool.chips_per_run if place.device == "cuda" else 1.0
+    return int(there.get("GPU" if place.device == "cuda" else "CPU", 0) / share / place.devices)

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]
-    """Suggests {"segment": key, "pool": name, "device": kind, "workers": n}, as many at once as a place has workers;
-    never one twice while it is on offer."""
+    """Suggests {"segment": key, "pool": name, "device": kind, "devices": n, "workers": m}, as many at once as a place
+    has workers; never one twice while it is on offer."""
 
     def __init__(
         self,

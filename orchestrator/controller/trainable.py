@@ -6,19 +6,22 @@ most often a child of what it just finished, without a round trip through Tune; 
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
 from typing import Any
 
 from ray import tune
+from ray.util import get_current_placement_group
 
 from ledger.engine import connect
 from ledger.models import AttemptState
 from ledger.sweeps import Place
+from orchestrator.controller.gang import Gang
+from orchestrator.controller.orders import Assignment
 from orchestrator.controller.patience import patiently
-from orchestrator.controller.worker import Assignment, Worker
+from orchestrator.controller.process import set_up
+from orchestrator.controller.worker import TeamOver, Worker
 from orchestrator.tracking.journal import replay
 
 #: Seconds after which a walk reports to Tune, so that siblings of what it finished start on other workers.
@@ -29,25 +32,31 @@ WALK_LENGTH = 200
 
 
 class SegmentTrainable(tune.Trainable):  # type: ignore[misc]
-    """Trains segments in a process of its own, on one thread, kept and reused from trial to trial."""
+    """Trains segments in a process of its own, on one thread, kept and reused from trial to trial; where its placement
+    group has several bundles, together with a process in each."""
 
     def setup(self, config: dict[str, Any], assignment: Assignment) -> None:
         """Once a process: connect to the ledger and make torch use one thread."""
-        assignment.logs.mkdir(parents=True, exist_ok=True)
-        _log_to(assignment)
-        _one_thread()
+        set_up(assignment)
         self._assignment = assignment
         self._engine = connect(assignment.ledger_url, pool_size=2)
         # What workers that were killed here had still to tell.
         patiently(lambda: replay(self._engine, assignment.journals))
+        group = get_current_placement_group()
+        self._gang = Gang(group, assignment) if group is not None and group.bundle_count > 1 else None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """A new trial in the same process."""
         name = f"{socket.gethostname()}:{os.getpid()}/{self.trial_id}"
-        place = Place(new_config["pool"], new_config["device"])
-        workers = new_config["workers"]
-        self._worker = Worker(self._engine, self._assignment, name, place, workers=workers)
+        self._worker = Worker(
+            self._engine,
+            self._assignment,
+            name,
+            Place(new_config["pool"], new_config["device"], new_config["devices"]),
+            workers=new_config["workers"],
+            team=self._gang,
+        )
         self._next: str | None = new_config["segment"]
         self._steps = 0
         return True
@@ -58,7 +67,12 @@ class SegmentTrainable(tune.Trainable):  # type: ignore[misc]
         began = time.monotonic()
         trained, over = 0, False
         while not over and time.monotonic() - began < REPORT_SECONDS:
-            ended = self._worker.work(self._next)
+            try:
+                ended = self._worker.work(self._next)
+            except TeamOver as reason:
+                if reason.stuck:
+                    os._exit(1)
+                raise
             self._next = None
             over = not ended or any(each.state in (AttemptState.stopped, AttemptState.lost) for each in ended)
             trained += sum(each.steps for each in ended)
@@ -67,22 +81,6 @@ class SegmentTrainable(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """Tune lets the process go."""
+        if self._gang is not None:
+            self._gang.close()
         self._engine.dispose()
-
-
-def _one_thread() -> None:
-    """Two one-thread processes train more than one two-thread process; and bits must not depend on the number."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _log_to(assignment: Assignment) -> None:
-    path = assignment.logs / f"worker-{socket.gethostname()}-{os.getpid()}.log"
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)

@@ -14,9 +14,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -27,15 +26,14 @@ from ledger.models import AttemptEnd, AttemptState
 from ledger.sweeps import Place, Placed
 from orchestrator.controller.failures import kind_of, reason_of
 from orchestrator.controller.lease import Lease
+from orchestrator.controller.orders import Assignment, Taken
 from orchestrator.controller.packs import PackSizes, most_wanted
 from orchestrator.controller.patience import patiently
-from orchestrator.tracking.journal import Journal, folder_of
+from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.spool import Spool
-from trainer.data import copies
 from trainer.errors import Diverged, Stopped
 from trainer.packing import ALIKE
-from trainer.program import Program
 
 if TYPE_CHECKING:
     from trainer.course import Order
@@ -52,26 +50,6 @@ LOG_LINES = 20
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What a worker needs beside the ledger's own record of a segment."""
-
-    ledger_url: str
-    storage: str
-    """Root URL of checkpoints."""
-    controller: str
-    sweep_ids: tuple[int, ...] | None
-    """For which sweeps the controller was started (see `controllers.served`); None: every active one."""
-    logs: Path
-    home: Path
-    """Where the speeds of packs are kept, and the journals of metric points."""
-
-    @property
-    def journals(self) -> Path:
-        """The folder of journals, on the worker's disk."""
-        return folder_of(self.home, self.ledger_url)
-
-
 @dataclass(frozen=True)
 class Ended:
     """How the work on one segment ended."""
@@ -84,27 +62,53 @@ class Ended:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Taken:
-    """A segment in hand."""
+class Team(Protocol):
+    """The processes that train together what a worker takes up."""
 
-    claim: Claim
+    def train(self, members: Sequence[Taken], orders: Sequence[Order]) -> Iterator[tuple[int, Ending]]:
+        """As `trainer.segment.train_pack`. Raises TeamOver when it can do no more; members that have not ended then
+        are free for another."""
+        ...
 
-    @cached_property
-    def program(self) -> Program:
-        """What its claim says is to be trained. Raises ProgramError where this version cannot."""
-        return Program.from_dict(self.claim.program)
+
+class TeamOver(Exception):
+    """Processes that train together are no team any more: the worker is to be replaced with all of them.
+
+    stuck: this process waits in a thread for one that is gone, and cannot be ended but at once.
+    """
+
+    def __init__(self, reason: str, *, stuck: bool = False) -> None:
+        super().__init__(reason)
+        self.stuck = stuck
+
+
+class Alone:
+    """No team: this process trains by itself."""
+
+    def train(self, members: Sequence[Taken], orders: Sequence[Order]) -> Iterator[tuple[int, Ending]]:
+        # torch and transformers take seconds to import: only where there is something to train.
+        from trainer.segment import train_pack
+
+        return train_pack(orders, device=members[0].program.numerics.device_type)
 
 
 class Worker:
     """Takes segments one after the other, on behalf of a controller."""
 
     def __init__(
-        self, engine: Engine, assignment: Assignment, name: str, place: Place, *, workers: int = 1
+        self,
+        engine: Engine,
+        assignment: Assignment,
+        name: str,
+        place: Place,
+        *,
+        workers: int = 1,
+        team: Team | None = None,
     ) -> None:
         """`name`: "host:process id/trial", as the ledger shall show it. `place`: whose segments it takes up, beside how
-        many `workers`, itself counted.
+        many `workers`, itself counted. `team`: with whom it trains them; None: alone.
         """
+        self._team = Alone() if team is None else team
         self._workers = workers
         self._engine = engine
         self._place = place
@@ -124,7 +128,7 @@ class Worker:
         claim = self._claim(segment_key)
         if claim is None:
             return []
-        taken = Taken(claim)
+        taken = Taken(claim, self._assignment.storage)
         return self._carry_out([taken, *self._beside(taken)])
 
     def _placed(self, session: Session) -> Placed | None:
@@ -175,7 +179,7 @@ class Worker:
 
         for key in keys:
             if len(found) + 1 < most and (claim := patiently(partial(claim_next, key))) is not None:
-                found.append(Taken(claim))
+                found.append(Taken(claim, self._assignment.storage))
         return found
 
     def _siblings(self, taken: Taken) -> tuple[list[str], int]:
@@ -204,17 +208,11 @@ class Worker:
         with Lease(self._engine, claim, Spool()):
             return keys, sizes.choose(
                 program,
-                lambda: self._data(taken),
+                taken.data,
                 ready=ready,
                 siblings=len(keys),
                 steps=claim.end_step - (claim.resume_step or claim.start_step),
             )
-
-    def _data(self, taken: Taken) -> Path:
-        path, program = Path(taken.claim.data_path), taken.program
-        if program.then is not None:  # its copy lies beside the first one's, where the trainer looks
-            copies.on_this_machine(path, program.then.data.digest, self._assignment.storage)
-        return copies.on_this_machine(path, program.data.digest, self._assignment.storage)
 
     def _spool(self, claim: Claim) -> Spool:
         return Spool(
@@ -238,43 +236,21 @@ class Worker:
             for lease in leases:
                 held.enter_context(lease)
             try:
-                # torch and transformers take seconds to import: only where there is something to train.
-                from trainer.segment import train_pack
-
-                orders = [self._order(*member) for member in zip(members, leases, strict=True)]
-                device = orders[0].program.numerics.device_type
-                for place, ending in train_pack(orders, device=device):
+                orders = [
+                    taken.order(
+                        lease.spool, on_checkpoint=lease.note_checkpoint, should_stop=lease.should_stop
+                    )
+                    for taken, lease in zip(members, leases, strict=True)
+                ]
+                for place, ending in self._team.train(members, orders):
                     end(place, ending)
+            except TeamOver:
+                raise
             except Exception as error:
                 # Of no single member: whoever has not ended, ends with it.
                 for place in set(range(len(leases))) - set(ended):
                     end(place, error)
         return [ended[place] for place in range(len(leases))]
-
-    def _order(self, taken: Taken, lease: Lease) -> Order:
-        from trainer.course import Order
-
-        claim, execution = taken.claim, taken.claim.execution
-        return Order(
-            program=taken.program,
-            start=claim.start_step,
-            end=claim.end_step,
-            data=self._data(taken),
-            parent=claim.parent_checkpoint,
-            output="/".join(
-                [self._assignment.storage, "segments", claim.segment_key[:2], claim.segment_key]
-                + [f"attempt-{claim.attempt_id}"]
-            ),
-            sink=lease.spool,
-            checkpoint_every=int(execution.get("checkpoint_every") or 0),
-            resume_from=claim.resume_from,
-            on_checkpoint=lease.note_checkpoint,
-            should_stop=lease.should_stop,
-            evaluate_every=int(execution.get("evaluate_every") or 0),
-            log_every=int(execution.get("log_every") or 10),
-            # The first death may have been the pack's: alone it may fit as it is.
-            halvings=max(0, claim.memory_kills - 1),
-        )
 
     def _settle(self, lease: Lease, ending: Ending) -> tuple[AttemptState, int]:
         """Tell the ledger how a segment ended: the state of its attempt, and the step it came to."""

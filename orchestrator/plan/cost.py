@@ -2,9 +2,11 @@
 
 The time of a step is measured where the ledger has segments of that pool, and otherwise reckoned with a stated model:
 
-    seconds = overhead + FLOPs of the step / (peak of the chip × utilisation)
+    seconds = overhead + FLOPs of the step / (devices of the run × peak of the chip × utilisation) + exchange
 
-with the accelerator's peak at the sweep's precision and the utilisation of `orchestrator.pools.accelerators`. Between
+with the accelerator's peak at the sweep's precision and the utilisation of `orchestrator.pools.accelerators`. Where
+several devices train a run, exchange is the time of an all-reduce of the gradient, 8 bytes a weight, over the link of
+one device. Between
 and beyond measured sizes the model is kept and corrected by the ratio to what was measured nearest. Evaluation,
 checkpoints and waiting for nodes are not in it.
 """
@@ -26,6 +28,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.pools import ACCELERATORS, Pool, Pools
 from orchestrator.pools.accelerators import Kind
 from orchestrator.pools.pool import DEVICES
+from trainer.program import Program
+from trainer.shapes import shape_of
 
 _CENTURY = 100 * 365.25 * 86400
 
@@ -41,6 +45,8 @@ class PoolCost:
     device: str
     chosen: bool
     """Whether the spec names this pool: what it has done already is not counted then."""
+    devices: int
+    """Devices of a run: what the spec says, or all of a slice."""
     slots: int
     """Runs that train at a time."""
     chip_hours: float
@@ -59,6 +65,7 @@ class PoolCost:
             "accelerator": pool.accelerator,
             "topology": pool.topology or None,
             "device": self.device,
+            "devices_per_run": self.devices,
             "chosen": self.chosen,
             "assumed": pool.assumed,
             "spot": pool.spot,
@@ -85,32 +92,37 @@ class PoolCost:
 
 
 class StepModel:
-    """Seconds of a step on one pool, at one precision."""
+    """Seconds of a step on so many devices of one pool, at one precision."""
 
-    def __init__(self, pool: Pool, device: str, precision: str, measured: Iterable[StepTime]) -> None:
+    def __init__(
+        self, pool: Pool, device: str, precision: str, measured: Iterable[StepTime], devices: int = 1
+    ) -> None:
         chip = pool.spec if device in ("cuda", "xla") else ACCELERATORS["cpu"]
+        self._devices, self._link = devices, chip.link
         self._overhead = chip.step_overhead
         share = pool.utilisation if pool.utilisation is not None else chip.utilisation
-        self._rate = share * chip.peak.get(precision, chip.peak["float32"])
+        self._rate = devices * share * chip.peak.get(precision, chip.peak["float32"])
         same = [
             time
             for time in measured
-            if (time.pool, time.device, time.precision) == (pool.name, device, precision)
+            if (time.pool, time.device, time.devices, time.precision)
+            == (pool.name, device, devices, precision)
         ]
         same.sort(key=lambda time: time.flops)
         self.segments = sum(time.segments for time in same)
         self._sizes = np.log([max(time.flops, 1.0) for time in same])
-        self._ratios = np.log([time.seconds / self._estimate(time.flops) for time in same])
+        self._ratios = np.log([time.seconds / self._estimate(time.flops, 0) for time in same])
 
-    def seconds(self, flops: float) -> float:
-        """Time of a step of so many FLOPs."""
-        estimate = self._estimate(flops)
+    def seconds(self, flops: float, weights: int = 0) -> float:
+        """Time of a step of so many FLOPs of a model of so many weights."""
         if not self._sizes.size:
-            return estimate
-        return estimate * math.exp(float(np.interp(math.log(max(flops, 1.0)), self._sizes, self._ratios)))
+            return self._estimate(flops, weights)
+        ratio = math.exp(float(np.interp(math.log(max(flops, 1.0)), self._sizes, self._ratios)))
+        return self._estimate(flops, 0) * ratio  # what was measured has the exchange in it
 
-    def _estimate(self, flops: float) -> float:
-        return self._overhead + flops / self._rate
+    def _estimate(self, flops: float, weights: int) -> float:
+        exchange = 8.0 * weights * (self._devices - 1) / self._devices / self._link
+        return self._overhead + flops / self._rate + exchange
 
 
 def costs(plan: Plan, pools: Pools, measured: Sequence[StepTime] = ()) -> list[PoolCost]:
@@ -124,10 +136,16 @@ def costs(plan: Plan, pools: Pools, measured: Sequence[StepTime] = ()) -> list[P
         device = execution.device if chosen else _USUAL[pool.kind]
         if not chosen and pool.everywhere and execution.device in DEVICES[pool.kind]:
             device = execution.device
-        anew = device != execution.device
+        devices = execution.devices_per_run
+        if pool.lacks(device, devices) is not None:
+            if device != "xla":
+                continue
+            devices = pool.slice_chips if pool.kind == "tpu" else 1
+        # The bits of a run, and so its key, depend on the kind of device, and on the number of chips on xla.
+        anew = device != execution.device or (device == "xla" and devices != execution.devices_per_run)
         if anew not in todo:
             todo[anew] = Todo([each for each in plan.segments if anew or each.key not in plan.reused])
-        found.append(_cost(todo[anew], pool, device, chosen, execution.max_concurrent, measured))
+        found.append(_cost(todo[anew], pool, device, devices, chosen, execution.max_concurrent, measured))
     return found
 
 
@@ -166,33 +184,37 @@ def _cost(
     todo: Todo,
     pool: Pool,
     device: str,
+    devices: int,
     chosen: bool,
     limit: int | None,
     measured: Sequence[StepTime],
 ) -> PoolCost:
-    slots = pool.runs_per_node * pool.max_nodes
-    if device == "cpu" and pool.kind != "cpu":
-        slots = int(pool.cores) * pool.max_nodes
+    slots = pool.runs(device, devices)
     slots = max(1, min(slots, limit or slots))
     models: dict[str, StepModel] = {}
-    step_seconds: dict[tuple[str, float], float] = {}
+    step_seconds: dict[tuple[str, float, int], float] = {}
     durations = []
     for segment in todo.segments:
         precision = segment.program.numerics.precision
         steps = segment.end - segment.start
-        case = (precision, segment.flops / steps)
+        case = (precision, segment.flops / steps, _weights(segment.program) if devices > 1 else 0)
         if case not in step_seconds:
-            model = models.setdefault(precision, StepModel(pool, device, precision, measured))
-            step_seconds[case] = model.seconds(case[1])
+            model = models.setdefault(precision, StepModel(pool, device, precision, measured, devices))
+            step_seconds[case] = model.seconds(case[1], case[2])
         durations.append(steps * step_seconds[case])
     counted = sum(model.segments for model in models.values())
     return PoolCost(
         pool=pool,
         device=device,
         chosen=chosen,
+        devices=devices,
         slots=slots,
-        chip_hours=sum(durations) * pool.chips_per_slot / 3600,
+        chip_hours=sum(durations) * pool.chips_per_slot(devices) / 3600,
         seconds=todo.makespan(durations, slots),
         basis="measured" if models and all(model.segments for model in models.values()) else "estimated",
         segments_measured=counted,
     )
+
+
+def _weights(program: Program) -> int:
+    return shape_of(program.family, program.shape).total

@@ -98,7 +98,7 @@ def program_of(
     shape = cell.shape(**decided)
     stream = _stream(cell.data, family.OBJECTIVES[0], data_digest)
     optimizer, rate, numerics = _training(
-        cell.training, spec.execution.device, torch_version(spec.execution.device)
+        cell.training, spec.execution.device_type, torch_version(spec.execution.device)
     )
     program = Program(
         family=cell.model.family,

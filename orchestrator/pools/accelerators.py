@@ -46,6 +46,9 @@ class Accelerator:
     peak: Mapping[str, float]
     utilisation: float = 0.38
     step_overhead: float = 0.02
+    link: float = 50e9
+    """Bytes a second that a chip exchanges with the others of its run, one way: a tenth to a half of what data sheets
+    of NVLink and of TPUs' interconnect say, as collectives of a few megabytes reach it."""
     chips_per_host: tuple[int, ...] = (1, 2, 4, 8)
     """How many chips a host may have, the usual number first."""
     topologies: tuple[str, ...] = ()
@@ -78,6 +81,7 @@ _ALL = (
         # One core with 256-bit vectors at 3 GHz; bf16 is emulated at the same rate.
         peak={"float32": 96e9, "bf16": 96e9},
         utilisation=0.25,
+        link=0.5e9,  # gloo between processes of one machine
         chips_per_host=(),
         price=Price(low=0.03, high=0.06, source="general-purpose cloud machines per core, 2026"),
     ),
@@ -86,6 +90,7 @@ _ALL = (
         kind="gpu",
         memory=24e9,
         peak={"bf16": 121 * TERA, "float32": 30.3 * TERA},
+        link=10e9,  # no NVLink
         chips_per_host=(1, 2, 4, 8),
         price=Price(low=0.28, high=0.85, source="Google Cloud, spot to a whole g2-standard-8, 2025"),
         gke_label="nvidia-l4",

@@ -44,8 +44,8 @@ class Pools:
             f"{nearest(name, self.by_name, 'there is no pool')} ({where} {', '.join(self.by_name)})"
         )
 
-    def check(self, name: str, device: str) -> Pool:
-        """The pool of that name, if it has such devices. Raises PoolError."""
+    def check(self, name: str, device: str, devices: int = 1) -> Pool:
+        """The pool of that name, if it has such devices, and so many for one run. Raises PoolError."""
         pool = self.get(name)
         if device not in DEVICES[pool.kind]:
             fitting = [other.name for other in self.by_name.values() if device in DEVICES[other.kind]] or [
@@ -55,6 +55,8 @@ class Pools:
                 f"pool {name!r} has {pool.accelerator} and no device {device!r}: set execution.device to "
                 f"{' or '.join(DEVICES[pool.kind])}, or take another pool ({', '.join(fitting)})"
             )
+        if (lacking := pool.lacks(device, devices)) is not None:
+            raise PoolError(f"pool {name!r} {lacking}")
         return pool
 
     def __iter__(self) -> Iterator[Pool]:

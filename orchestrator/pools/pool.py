@@ -56,7 +56,7 @@ class Pool(_Part):
     chips_per_run: float = Field(
         default=1.0,
         gt=0,
-        description="GPUs of one run; a fraction lets runs share one. A TPU run takes its slice.",
+        description="A fraction lets runs share a GPU. How many whole ones a run takes, its spec says.",
     )
     price: PoolPrice | None = Field(
         default=None, description="Dollars per chip and hour; default: a public band, dated."
@@ -106,7 +106,9 @@ class Pool(_Part):
         elif kind == "cpu" and self.chips_per_host is not None:
             raise ValueError("a pool of cpu has no chips: leave chipsPerHost out, and say cpus")
         if self.chips_per_run > 1 or (kind != "gpu" and self.chips_per_run != 1):
-            raise ValueError("chipsPerRun is a fraction of one GPU: a run trains on one device")
+            raise ValueError(
+                "chipsPerRun is a fraction of one GPU: for several, a spec says execution.devices_per_run"
+            )
         return self
 
     def _slice_fits(self) -> None:
@@ -158,18 +160,39 @@ class Pool(_Part):
         return 4.0 if stated is None else _cores(stated)
 
     @property
-    def runs_per_node(self) -> int:
-        """Runs that train on one node at a time."""
-        if self.kind == "cpu":
-            return max(int(self.cores), 1)
-        return 1 if self.kind == "tpu" else max(int(self.per_host / self.chips_per_run + 1e-9), 1)
+    def slice_chips(self) -> int:
+        """Chips of a TPU slice, which a run on `xla` takes whole."""
+        return chips(self.topology)
 
-    @property
-    def chips_per_slot(self) -> float:
-        """Chips (cores, on a CPU pool) that one run occupies and somebody pays for."""
-        if self.kind == "tpu":
-            return float(chips(self.topology))
-        return 1.0 if self.kind == "cpu" else self.chips_per_run
+    def runs(self, device: str, devices: int = 1) -> int:
+        """Runs that train at a time on all of its nodes, each on so many devices; 0: it has not so many."""
+        if device == "xla" and self.kind == "tpu":
+            return self.max_nodes
+        if device == "cuda":
+            on_a_node = int(self.per_host / self.chips_per_run + 1e-9)
+        else:
+            on_a_node = max(int(self.cores), 1)
+        if devices <= on_a_node:
+            return on_a_node // devices * self.max_nodes
+        return on_a_node * self.max_nodes // devices
+
+    def chips_per_slot(self, devices: int = 1) -> float:
+        """Chips (cores, on a CPU pool) that one run on so many devices occupies and somebody pays for."""
+        return float(self.slice_chips) if self.kind == "tpu" else devices * self.chips_per_run
+
+    def lacks(self, device: str, devices: int) -> str | None:
+        """Why no run can train on so many of its devices, with what would be right; None where one can."""
+        if device == "xla":
+            whole = self.slice_chips if self.kind == "tpu" else 1
+            if devices != whole:
+                what = f"slices of {whole} chip{'s' if whole > 1 else ''}" if self.kind == "tpu" else "no TPU"
+                return f"has {what}, of which a run takes the whole: set execution.devices_per_run to {whole}"
+            return None
+        if device == "cuda" and devices > 1 and self.chips_per_run != 1:
+            return f"shares each GPU between runs (chipsPerRun {self.chips_per_run:g}): a run trains on one"
+        if not self.everywhere and not self.runs(device, devices):
+            return f"has not so many devices as execution.devices_per_run says, {devices}: it has {self.runs(device)}"
+        return None
 
     @property
     def cost(self) -> Price | None:

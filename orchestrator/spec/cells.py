@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.spec.problems import Problem
 from orchestrator.spec.schema import (
     DataSpec,
+    ExecutionSpec,
     GridSpec,
     ModelSpec,
     PruningSpec,
@@ -24,6 +25,7 @@ from trainer.program import Pruning
 from trainer.pruning.methods import method_for
 from trainer.pruning.rounds import in_rounds
 from trainer.pruning.rules import groups_of
+from trainer.ranks import cannot_share
 from trainer.shapes import Shape, shape_for, shape_of
 
 MAX_CELLS = 100_000
@@ -140,7 +142,7 @@ def find(spec: Spec) -> tuple[list[Cell], list[Problem]]:
             problem = Problem(path="model.start_from", message=str(error))
             seen_problems.setdefault((problem.path, problem.message), problem)
             continue
-        for problem in _cell_problems(cell):
+        for problem in [*_cell_problems(cell), *_share_problems(cell, spec.execution)]:
             seen_problems.setdefault((problem.path, problem.message), problem)
         found.setdefault(_identity(cell), cell)
     if not found and not seen_problems:
@@ -282,6 +284,20 @@ def _cell_problems(cell: Cell) -> list[Problem]:
         cooldown = cell.training.learning_rate.cooldown
         problems.append(Problem(path="training.learning_rate.cooldown", message=message, value=cooldown))
     return problems
+
+
+def _share_problems(cell: Cell, execution: ExecutionSpec) -> list[Problem]:
+    """Batches that the devices of a run cannot share."""
+    devices, batch = execution.devices_per_run, cell.training.batch_size
+    if devices == 1:
+        return []
+    if execution.device == "xla":
+        message = f"{devices} chips cannot share batches of {batch}: use a multiple of {devices}"
+        return [Problem(path="training.batch_size", message=message, value=batch)] if batch % devices else []
+    found = cannot_share(batch, cell.training.micro_batch, devices)
+    if found is None:
+        return []
+    return [Problem(path="execution.devices_per_run", message=found, value=devices)]
 
 
 def _schedule_problems(cell: Cell) -> list[Problem]:

@@ -62,7 +62,7 @@ def _pool_problems(spec: Spec, pools: Pools) -> list[Problem]:
 
     name = spec.execution.pool
     try:
-        pools.check(name, spec.execution.device)
+        pools.check(name, spec.execution.device, spec.execution.devices_per_run)
     except PoolError as error:
         return [Problem(path="execution.pool", message=str(error), value=name)]
     return []

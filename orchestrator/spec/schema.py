@@ -265,7 +265,8 @@ class GridSpec(BaseModel):
 
 
 class ExecutionSpec(Part):
-    """Where and how carefully the sweep runs. Nothing here changes a result."""
+    """Where and how carefully the sweep runs. Nothing here changes a result, but for last bits that `device` decides,
+    and `devices_per_run` on xla: they are part of a run's key there."""
 
     pool: str = Field("local", description="Node pool; `local` is this machine.")
     max_concurrent: Annotated[Count, Field(ge=1)] | None = Field(
@@ -287,6 +288,12 @@ class ExecutionSpec(Part):
         "(auto; on a CPU only where no bit changes), at most so many, or 1: none.",
     )
     device: Literal["cpu", "cuda", "xla"] = Field("cpu", description="Kind of device the sweep runs on.")
+    devices_per_run: Count = Field(
+        1,
+        ge=1,
+        description="Devices that train one run together: GPUs (cuda), cores (cpu; a process each), or all chips of "
+        "the pool's TPU slice (xla). On cuda and cpu `training.micro_batch` is at most batch_size over it.",
+    )
     strategy: Literal["grid", "adaptive"] = Field(
         "grid",
         description="grid trains every cell; adaptive those that teach most per FLOP, one after the other.",
@@ -298,6 +305,17 @@ class ExecutionSpec(Part):
         None,
         description="Adaptive: stop once the law's interval on the loss of the grid's cells is ± this share of it.",
     )
+
+    @property
+    def device_type(self) -> str:
+        """The trainer's name of the device: part of a run's key. On cpu and cuda a run has the same bits however many
+        processes share it (`trainer.ranks`); on xla the compiler sums in another order for each number of chips.
+        """
+        return (
+            f"xla:{self.devices_per_run}"
+            if self.device == "xla" and self.devices_per_run > 1
+            else self.device
+        )
 
     @model_validator(mode="after")
     def _adaptive_ends(self) -> ExecutionSpec:

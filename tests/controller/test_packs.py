@@ -16,8 +16,9 @@ from ledger import attempts, controllers
 from ledger.models import AttemptState
 from ledger.settings import Settings
 from ledger.sweeps import Place
+from orchestrator.controller.orders import Assignment
 from orchestrator.controller.packs import PackSizes
-from orchestrator.controller.worker import Assignment, Worker
+from orchestrator.controller.worker import Worker
 from orchestrator.submit import submit_text
 from tests.controller import tiny
 from tests.controller.watching import completed_twice, losses, rows, until

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from ledger.settings import Settings
+from ledger.sweeps import Place
 from orchestrator import controller
 from orchestrator.controller.cluster import ray_cluster
 from orchestrator.controller.placing import Placing
@@ -21,6 +22,7 @@ pools:
   - {name: narrow, accelerator: cpu, cpus: 1}
   - {name: wide, accelerator: cpu, cpus: 2}
   - {name: slices, accelerator: tpu-v6e-slice, topology: 2x4, chipsPerHost: 4}
+  - {name: chips, accelerator: tpu-v6e-slice, topology: 1x1}
 """
 
 
@@ -58,7 +60,7 @@ def test_each_pool_trains_as_many_runs_at_a_time_as_it_has_room_for(pooled: Sett
     with ray_cluster(pooled, cores=2, resources=placing.markers()):
         assert controller.run(pooled, ["one", "two", "three"]).ok
         # A slice of two hosts is one placement group: all or nothing.
-        gang = placing.request({"pool": "slices", "device": "xla"})
+        gang = placing.request({"pool": "slices", "device": "xla", "devices": 8})
     assert completed_twice(engine) == []
     assert rows(engine, "SELECT count(*) FROM runs WHERE loss IS NOT NULL") == [(8,)]
     [(stopped,)] = rows(
@@ -86,9 +88,18 @@ def test_a_pool_that_this_machine_cannot_stand_for_is_refused_before_anything_st
     pooled: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    submit(pooled, engine, "tpu", "pool: slices, device: xla")
-    with pytest.raises(PoolError, match=r"needs nodes with tpu-v6e-slice 2x4.*RAY_ADDRESS"):
+    submit(pooled, engine, "tpu", "pool: chips, device: xla")
+    with pytest.raises(PoolError, match=r"needs nodes with tpu-v6e-slice 1x1.*RAY_ADDRESS"):
         controller.run(pooled, ["tpu"])
     without = Settings(home=pooled.home, database_url=pooled.database_url)
-    with pytest.raises(PoolError, match="there is no pool 'slices'"):
+    with pytest.raises(PoolError, match="there is no pool 'chips'"):
         controller.run(without, ["tpu"])
+
+
+def test_more_processes_for_a_run_than_this_machine_has_are_refused_before_anything_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    placing = Placing(declared(settings))
+    with pytest.raises(PoolError, match=r"execution\.devices_per_run is 100000: take less, or another pool"):
+        placing.check(Place("local", "cpu", 100_000))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ledger.settings import Settings
 from orchestrator.pools import ACCELERATORS, Pool, PoolError, declared
-from orchestrator.pools.resources import marker
+from orchestrator.pools.resources import bundles, marker
 from orchestrator.pools.table import table
 from tests.deploy.chart import CHART, Manifest, Values, files, manifests, of_kind, profile
 from tests.deploy.matrix import EXTRAS, RESOURCES
@@ -69,6 +69,10 @@ def test_chart_and_planner_agree_on_every_combination() -> None:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         chips = {"tpu": "google.com/tpu", "gpu": "nvidia.com/gpu"}.get(pool.kind)
         assert group["numOfHosts"] == pool.hosts, entry
+        if pool.kind == "tpu":
+            # A run has a process on each host of a slice, and one alone on the one host of another.
+            gang = bundles(pool, "xla", pool.slice_chips)
+            assert (len(gang.bundles), gang.gang) == (pool.hosts, group["numOfHosts"] > 1), entry
         assert int(limits.get(chips, 0)) == pool.per_host, entry
         assert marker(pool) in group["rayStartParams"]["resources"]
     # Wrong ones one by one: by the schema, which is quick, or else by the templates.

@@ -84,6 +84,33 @@ def test_chips_money_and_time_of_a_pool(plan: Plan) -> None:
     assert found["local"].document(datetime.now(UTC))["cost"] is None
 
 
+def test_several_devices_compute_a_step_faster_and_exchange_its_gradient() -> None:
+    cards = CARDS.model_copy(update={"chips_per_run": 1.0})
+    pools = Pools({"cards": cards, "slices": SLICES}, "")
+    text = SMALL.replace("batch_size: 8", "batch_size: 8, micro_batch: 2")
+    text += "execution: {pool: cards, device: cuda, devices_per_run: DEVICES}\n"
+    one, four = (
+        {cost.pool.name: cost for cost in costs(build(load_spec(text.replace("DEVICES", n))), pools)}
+        for n in ("1", "4")
+    )
+    # Two nodes of two GPUs have one run on four.
+    assert (one["cards"].slots, four["cards"].slots) == (4, 1)
+    assert four["cards"].document(datetime.now(UTC))["devices_per_run"] == 4
+    # A slice is always taken whole.
+    assert (one["slices"].devices, four["slices"].devices) == (8, 8)
+    model = StepModel(cards, "cuda", "float32", [], 4)
+    arithmetic = StepModel(cards, "cuda", "float32", []).seconds(1e12) - 0.02
+    assert model.seconds(1e12) == pytest.approx(0.02 + arithmetic / 4)
+    assert model.seconds(1e12, 10**9) - model.seconds(1e12) == pytest.approx(8e9 * 3 / 4 / 50e9)
+    times = [
+        StepTime(
+            pool="cards", device="cuda", devices=n, precision="float32", flops=1e12, seconds=s, segments=1
+        )
+        for n, s in ((1, 0.8), (4, 0.3))
+    ]
+    assert StepModel(cards, "cuda", "float32", times, 4).seconds(1e12, 10**9) == pytest.approx(0.3)
+
+
 def test_what_is_done_is_not_paid_again_on_the_kind_of_device_that_did_it(plan: Plan) -> None:
     done = plan.with_completed([segment.key for segment in plan.segments])
     found = {cost.pool.name: cost for cost in costs(done, POOLS)}

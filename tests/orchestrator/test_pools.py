@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledger.settings import Settings
+from orchestrator.plan.plan import build
 from orchestrator.pools import ACCELERATORS, Pool, PoolError, chips, declared, hosts, pod_type
 from orchestrator.pools.declared import read_pools
 from orchestrator.pools.resources import bundles
@@ -150,6 +151,10 @@ pools:
 """
 
 
+#: Whose batches of 16 two processes can share.
+SHARED = SMALL.replace("batch_size: 8", "batch_size: 16, micro_batch: 8")
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "pools.yaml").write_text(DECLARED)
@@ -160,8 +165,8 @@ def test_pools_are_read_from_the_home_or_from_where_the_variable_says(settings: 
     pools = declared(settings)
     assert list(pools.by_name) == ["local", "h100", "v6e", "cores"]
     assert pools.get("cores").cores == 7.5
-    assert pools.get("h100").runs_per_node == 32
-    assert (pools.get("v6e").runs_per_node, pools.get("v6e").chips_per_slot) == (1, 16)
+    assert pools.get("h100").runs("cuda") == 64
+    assert (pools.get("v6e").runs("xla", 16), pools.get("v6e").chips_per_slot(16)) == (1, 16)
     elsewhere = Settings.from_environment({"LACUNA_POOLS": str(settings.home / "pools.yaml")})
     assert list(declared(elsewhere).by_name) == list(pools.by_name)
 
@@ -213,3 +218,53 @@ def test_a_run_asks_ray_for_cores_a_share_of_a_gpu_or_a_whole_slice(settings: Se
     assert gang.bundles[0] == {"CPU": 1.0, "TPU": 4.0, "pool:v6e": 0.001, "TPU-v6e-16-head": 1.0}
     assert all("TPU-v6e-16-head" not in bundle for bundle in gang.bundles[1:])
     assert all(bundle["TPU"] == 4 for bundle in gang.bundles)
+    whole = Pool(name="whole", accelerator="nvidia-h100-80gb", chips_per_host=8, max_nodes=2)
+    assert bundles(whole, "cuda").strategy == "PACK"
+    four, sixteen = bundles(whole, "cuda", 4), bundles(whole, "cuda", 16)
+    assert four.bundles == ({"CPU": 1.0, "GPU": 1.0, "pool:whole": 0.001},) * 4
+    assert (four.strategy, sixteen.strategy) == ("STRICT_PACK", "PACK"), (
+        "of one node, where a node has so many"
+    )
+    assert [whole.runs("cuda", devices) for devices in (1, 3, 8, 16, 17)] == [16, 4, 2, 1, 0]
+    assert bundles(pools.get("local"), "cpu", 2).bundles == ({"CPU": 1.0},) * 2
+
+
+@pytest.mark.parametrize(
+    ("execution", "said"),
+    [
+        ("{pool: v6e, device: xla}", r"slices of 16 chips.*set execution.devices_per_run to 16"),
+        ("{pool: v6e, device: xla, devices_per_run: 4}", r"set execution.devices_per_run to 16"),
+        ("{pool: cores, device: xla, devices_per_run: 2}", r"has no TPU.*devices_per_run to 1"),
+        (
+            "{pool: h100, device: cuda, devices_per_run: 2}",
+            r"shares each GPU between runs \(chipsPerRun 0.25\)",
+        ),
+        ("{pool: cores, devices_per_run: 8}", r"not so many devices.*8: it has 7"),
+    ],
+)
+def test_a_pool_without_so_many_devices_for_a_run_is_refused(
+    settings: Settings, execution: str, said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        load_spec(f"{SHARED}execution: {execution}\n", pools=declared(settings))
+
+
+def test_the_devices_of_a_run_are_in_its_key_where_they_change_its_bits(settings: Settings) -> None:
+    def keys(execution: str) -> list[str]:
+        plan = build(
+            load_spec(f"{SHARED}execution: {execution}\n", pools=declared(settings)), data_digest="d"
+        )
+        return [segment.key for segment in plan.segments]
+
+    assert keys("{devices_per_run: 2}") == keys("{devices_per_run: 1}")
+    slices = keys("{pool: v6e, device: xla, devices_per_run: 16}")
+    assert slices != keys("{device: xla}"), "the compiler sums in another order"
+
+
+def test_batches_that_the_devices_of_a_run_cannot_share_are_refused() -> None:
+    refused = "set micro_batch to 4 or a divisor of it"
+    with pytest.raises(SpecError, match=refused) as found:
+        load_spec(SMALL + "execution: {devices_per_run: 2}\n")
+    assert found.value.problems[0].path == "execution.devices_per_run"
+    with pytest.raises(SpecError, match="32 chips cannot share batches of 8: use a multiple of 32"):
+        load_spec(SMALL + "execution: {device: xla, devices_per_run: 32}\n")

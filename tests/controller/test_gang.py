@@ -1,0 +1,95 @@
+"""Sweeps whose runs are trained by several processes each: real ones, by Ray, over gloo."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import Engine
+
+from ledger.settings import Settings
+from orchestrator import controller
+from orchestrator.controller.gang import Seat, environments
+from orchestrator.submit import submit_text
+from tests.controller import tiny
+from tests.controller.watching import completed_twice, losses, rows, scene, until
+from trainer.metrics import NoSink
+from trainer.program import Program
+from trainer.segment import train_segment
+
+
+@pytest.mark.usefixtures("ray")
+def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
+    settings: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    tracked = Settings(
+        home=settings.home,
+        database_url=settings.database_url,
+        tracking_uri=f"sqlite:///{settings.home}/mlflow.db",
+    )
+    text = tiny.spec_text(settings.home, sparsity="[0.5]", steps="[200]", checkpoint_every=20, attempts=1)
+    text = text.replace("batch_size: 4", "batch_size: 4\n  micro_batch: 2")
+    submit_text(tracked, engine, text.replace("execution: {", "execution: {devices_per_run: 2, "))
+
+    def saw() -> str:
+        return scene(engine, settings.home)
+
+    def kill_one() -> None:
+        until(lambda: rows(engine, "SELECT 1 FROM segments WHERE progress_step >= 60"), saw=saw)
+        members().pop().kill()
+
+    killing = threading.Thread(target=kill_one)
+    killing.start()
+    assert controller.run(tracked, ["tiny"], max_concurrent=1).ok, saw()
+    killing.join()
+    assert completed_twice(engine) == []
+    # It cost no attempt of the one that there was, and nothing that had been written was done again.
+    [lost] = rows(engine, "SELECT kind, started_step FROM attempts WHERE state = 'lost'")
+    [resumed] = rows(
+        engine,
+        "SELECT started_step FROM attempts WHERE segment_key = (SELECT segment_key FROM attempts WHERE state = 'lost')"
+        " AND state = 'completed'",
+    )
+    assert (lost.kind, lost.started_step < 60 <= resumed.started_step) == ("preempted", True), saw()
+
+    # The same programs in one process of the same parts, without a gang: their keys are the same, and their losses.
+    [(program, data)] = rows(
+        engine, "SELECT program, data_path FROM segments WHERE end_step = 200 AND state = 'completed'"
+    )
+    alone = Program.from_dict(program)
+    assert alone.numerics.micro_batch == 2
+    assert alone.numerics.device_type == "cpu"
+    result = train_segment(
+        *(alone, 0, 200), data=Path(data), parent=None, output=str(tmp_path / "alone"), sink=NoSink()
+    )
+    assert losses(engine) == dict.fromkeys(losses(engine), result.loss)
+
+
+def members() -> list[psutil.Process]:
+    """The processes of gangs that are not rank 0, and train."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "Member.train" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_processes_of_one_node_see_the_gpus_of_each_other() -> None:
+    seats = [Seat("a", ("2",)), Seat("b", ("0",)), Seat("a", ("5",)), Seat("c", ())]
+    first, second, third, fourth = environments(seats, {"MASTER_ADDR": "10.0.0.1"})
+    assert first == {
+        "MASTER_ADDR": "10.0.0.1",
+        "RANK": "0",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "CUDA_VISIBLE_DEVICES": "2,5",
+    }
+    assert (second["LOCAL_RANK"], second["CUDA_VISIBLE_DEVICES"]) == ("0", "0")
+    assert (third["RANK"], third["LOCAL_RANK"], third["CUDA_VISIBLE_DEVICES"]) == ("2", "1", "2,5")
+    assert (fourth["RANK"], fourth["LOCAL_RANK"], "CUDA_VISIBLE_DEVICES" in fourth) == ("3", "0", False)
