@@ -15,7 +15,7 @@ from orchestrator.plan.plan import build
 from orchestrator.plan.programs import torch_version
 from orchestrator.spec import load_spec
 from tests.orchestrator.texts import SMALL
-from trainer.program import DataStream, LearningRate, Program, ProgramError, Pruning, key_of, shared_prefix
+from trainer.program import DataStream, LearningRate, Program, ProgramError, Pruning, key_of
 
 
 def program(steps: int = 400, sparsity: float = 0.5, **changes: Any) -> Program:
@@ -62,20 +62,11 @@ def behaviour(value: Program, step: int) -> object:
 
 
 @given(programs, programs)
-def test_the_shared_prefix_is_where_all_step_functions_agree(a: Program, b: Program) -> None:
-    expected = 0
+def test_states_have_one_key_exactly_as_far_as_all_step_functions_agree(a: Program, b: Program) -> None:
+    alike = True
     for step in range(min(a.steps, b.steps)):
-        if behaviour(a, step) != behaviour(b, step):
-            break
-        expected = step + 1
-    assert shared_prefix(a, b) == expected
-
-
-@given(programs, programs, st.integers(0, 400))
-def test_states_have_one_key_exactly_as_far_as_they_are_shared(a: Program, b: Program, step: int) -> None:
-    step = min(step, a.steps, b.steps)
-    if step > 0:
-        assert (a.key_at(step) == b.key_at(step)) == (step <= shared_prefix(a, b))
+        alike = alike and behaviour(a, step) == behaviour(b, step)
+        assert (a.key_at(step + 1) == b.key_at(step + 1)) == alike
 
 
 @given(st.lists(programs, min_size=1, max_size=12))

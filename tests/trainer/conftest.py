@@ -98,3 +98,9 @@ def checksums(url: str) -> dict[str, str]:
         for name in sorted(os.listdir(url))
         if name.endswith(".safetensors")
     }
+
+
+def shared_prefix(a: Program, b: Program) -> int:
+    """The number of steps after which two programs are still in the same state."""
+    steps = range(1, min(a.steps, b.steps) + 1)
+    return max((step for step in steps if a.key_at(step) == b.key_at(step)), default=0)

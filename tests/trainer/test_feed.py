@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainer.conftest import checksums
+from tests.trainer.conftest import checksums, shared_prefix
 from trainer.data import DataSource, Prepared, prepare
 from trainer.data.batches import Batches, training_rows
 from trainer.data.feed import Feed
 from trainer.errors import DataError
 from trainer.metrics import NoSink
 from trainer.pack import unlike
-from trainer.program import Program, ProgramError, Pruning, Switch, shared_prefix
+from trainer.program import Program, ProgramError, Pruning, Switch
 from trainer.segment import train_segment
 
 Make = Callable[..., Program]

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from orchestrator.plan.forest import forest
-from tests.trainer.conftest import Recorder, checksums
+from tests.trainer.conftest import Recorder, checksums, shared_prefix
 from trainer import checkpoint
 from trainer.data import Prepared
 from trainer.devices import device_for
 from trainer.errors import Stopped
 from trainer.metrics import NoSink
-from trainer.program import LearningRate, Optimizer, Program, ProgramError, Pruning, shared_prefix
+from trainer.program import LearningRate, Optimizer, Program, ProgramError, Pruning
 from trainer.pruning.mask import keep_count
 from trainer.pruning.rounds import clock, in_rounds
 from trainer.result import SegmentResult

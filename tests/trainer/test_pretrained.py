@@ -17,13 +17,13 @@ import transformers
 
 from orchestrator.plan.plan import build
 from orchestrator.spec import SpecError, load_spec
-from tests.trainer.conftest import checksums
+from tests.trainer.conftest import checksums, shared_prefix
 from trainer import checkpoint, models
 from trainer.data import Prepared
 from trainer.devices import device_for
 from trainer.metrics import NoSink
 from trainer.pretrained import PretrainedError, inspect, load, start_at
-from trainer.program import Program, Pruning, Start, shared_prefix
+from trainer.program import Program, Pruning, Start
 from trainer.run import Run
 from trainer.segment import train_segment
 

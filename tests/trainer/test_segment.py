@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.conftest import Recorder, checksums
+from tests.trainer.conftest import Recorder, checksums, shared_prefix
 from trainer import checkpoint
 from trainer.data import Prepared
 from trainer.errors import CheckpointError, DataError, Diverged, Stopped
@@ -25,7 +25,6 @@ from trainer.program import (
     ProgramError,
     Pruning,
     first_update,
-    shared_prefix,
 )
 from trainer.pruning.mask import keep_count
 from trainer.result import SegmentResult
