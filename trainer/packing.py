@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from trainer.families import rules
 from trainer.program import Program, key_of
 
-#: Families whose network takes stacked weights (`trainer.models.stacked`).
-FAMILIES = ("t5", "decoder")
-
 #: What the members of a pack must agree in: they differ in masks, learning rate, seed and length.
 ALIKE = ("family", "shape", "batch_size", "data", "optimizer", "numerics")
 
@@ -46,7 +43,7 @@ def can_be_packed(program: Program) -> bool:
 
 def unlike(a: Program, b: Program) -> str | None:
     """Why two programs cannot be members of one pack; None where they can."""
-    if a.family not in FAMILIES:
+    if not rules(a.family).STACKED:
         return f"{a.family} is not trained in packs"
     if a.numerics.micro_batch:
         return "their gradients are accumulated over parts of a batch"
@@ -76,7 +73,9 @@ def changes_no_bit(program: Program) -> bool:
 
 def worth_packing(program: Program) -> bool:
     """Whether a program is packed without having been asked for: its family can, and no bit of a CPU run changes."""
-    return program.family in FAMILIES and (program.numerics.device_type != "cpu" or changes_no_bit(program))
+    return rules(program.family).STACKED and (
+        program.numerics.device_type != "cpu" or changes_no_bit(program)
+    )
 
 
 def modelled(program: Program) -> dict[int, Speed]:

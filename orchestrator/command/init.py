@@ -12,11 +12,14 @@ from typing import Any
 import click
 
 from orchestrator.command.source import InputError
+from trainer.families import FAMILIES
+
+_FAMILIES = f"{', '.join(FAMILIES[:-1])} or {FAMILIES[-1]}"
 
 #: What is asked, in this order: option → (question, default, what a good answer is).
 QUESTIONS = {
     "name": ("Name of the sweep", "my-sweep"),
-    "family": ("Kind of model: t5, decoder, encoder or vit", "decoder"),
+    "family": (f"Kind of model: {_FAMILIES}", "decoder"),
     "source": ("Data: python-source, digits, a file or folder, or a datasets id", "python-source"),
     "params": (
         "Non-zero parameters of the models, separated by commas (three sizes or more)",
@@ -84,7 +87,7 @@ law:
 @click.command(name="init")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="sweep.yaml")
 @click.option("--name", help="Name of the sweep.")
-@click.option("--family", help="t5, decoder, encoder or vit.")
+@click.option("--family", help=f"{_FAMILIES}.")
 @click.option("--source", help="python-source, digits, a file or folder, or a `datasets` id.")
 @click.option("--params", help="Non-zero parameters, such as 50k,100k,400k.")
 @click.option("--sparsity", help="Sparsities, such as 0,0.5,0.75.")

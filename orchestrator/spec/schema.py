@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from fitter.forms import REGISTRY
-from trainer.families import FAMILIES
+from trainer.families import FAMILIES, summary
 from trainer.program import OPTIMIZERS, PRECISIONS
 from trainer.pruning.distributions import DISTRIBUTIONS
 from trainer.pruning.methods import METHODS, method_for
@@ -77,8 +77,9 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     family: Annotated[str, OneOf(FAMILIES)] = Field(
-        description="Kind of transformer: t5 (T5 v1.1, encoder-decoder), decoder (GPT-style), "
-        "encoder (BERT-style), vit (images)."
+        description="Kind of transformer: "
+        + ", ".join(f"{family} ({summary(family)})" for family in FAMILIES)
+        + "."
     )
 
     start_from: str = Field(

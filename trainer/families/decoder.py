@@ -7,7 +7,7 @@ to the logits. A layer has 4·d² + 3·d·d_ff weights, which at these widths is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.families.initial import ONES, Initial, normal
 from trainer.families.library import ConfigError, as_it_is, check_config, dims_of
@@ -15,6 +15,9 @@ from trainer.families.scale import Stack
 from trainer.families.structures import Structure, attention, feed_forward
 from trainer.families.text import VOCABULARY, counted, guessing, mismatch
 from trainer.shapes import ShapeError
+
+if TYPE_CHECKING:
+    from trainer.models import Network
 
 __all__ = ["OBJECTIVES", "OPTIONS", "VOCABULARY", "counted", "guessing", "mismatch"]
 
@@ -27,7 +30,15 @@ OPTIONS: dict[str, Any] = {
 }
 
 OBJECTIVES = ("causal",)
+STACKED = True
 LENGTH: str | None = None
+
+
+def build(dims: Mapping[str, int], *, z_loss: float, smoothing: float = 0.0) -> Network:
+    """The network, its weights not yet those of any seed."""
+    from trainer.models import decoder
+
+    return decoder.build(dims, z_loss=z_loss, smoothing=smoothing)
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

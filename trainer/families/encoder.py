@@ -19,6 +19,8 @@ from trainer.families.text import VOCABULARY, counted, guessing, mismatch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trainer.models import Network
+
 __all__ = ["OBJECTIVES", "OPTIONS", "VOCABULARY", "counted", "guessing", "mismatch"]
 
 #: BERT-base. `positions`: the longest sequence that can be read, since positions are learned.
@@ -32,12 +34,20 @@ OPTIONS: dict[str, Any] = {
 }
 
 OBJECTIVES = ("masked",)
+STACKED = False
 LENGTH: str | None = "positions"
 
 
 #: The one-matrix embeddings beside the layers.
 _EMBEDDING = "bert.embeddings.word_embeddings.weight"
 _TRANSFORM = "cls.predictions.transform.dense.weight"
+
+
+def build(dims: Mapping[str, int], *, z_loss: float, smoothing: float = 0.0) -> Network:
+    """The network, its weights not yet those of any seed."""
+    from trainer.models import encoder
+
+    return encoder.build(dims, z_loss=z_loss, smoothing=smoothing)
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

@@ -18,6 +18,8 @@ from trainer.families.text import VOCABULARY, counted, guessing, mismatch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trainer.models import Network
+
 __all__ = ["OBJECTIVES", "OPTIONS", "VOCABULARY", "counted", "guessing", "mismatch"]
 
 #: T5 v1.1 base.
@@ -31,11 +33,19 @@ OPTIONS: dict[str, Any] = {
 }
 
 OBJECTIVES = ("span-corruption",)
+STACKED = True
 LENGTH: str | None = None
 
 #: Fixed by T5 v1.1: relative-position buckets and the distance beyond which all positions share one.
 BUCKETS = 32
 MAX_DISTANCE = 128
+
+
+def build(dims: Mapping[str, int], *, z_loss: float, smoothing: float = 0.0) -> Network:
+    """The network, its weights not yet those of any seed."""
+    from trainer.models import t5
+
+    return t5.build(dims, z_loss=z_loss, smoothing=smoothing)
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.families.initial import ONES, ZEROS, Initial, normal
 from trainer.families.library import as_it_is, check_config, dims_of
 from trainer.families.scale import Stack
 from trainer.families.structures import Structure, attention, feed_forward
 from trainer.shapes import ShapeError
+
+if TYPE_CHECKING:
+    from trainer.models import Network
 
 #: ViT-B/16. `loss`: softmax for one label an image, sigmoid for the paper's independent yes or no per class.
 OPTIONS: dict[str, Any] = {
@@ -30,6 +33,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 OBJECTIVES = ("image-classification",)
+STACKED = False
 VOCABULARY = "classes"
 LENGTH: str | None = None
 
@@ -40,6 +44,13 @@ HEAD_BIAS = -10.0
 def counted(sequence_length: int) -> int:
     """What the law's D counts in one example: the image."""
     return 1
+
+
+def build(dims: Mapping[str, int], *, z_loss: float, smoothing: float = 0.0) -> Network:
+    """The network, its weights not yet those of any seed."""
+    from trainer.models import vit
+
+    return vit.build(dims, z_loss=z_loss, smoothing=smoothing)
 
 
 def stack(options: Mapping[str, Any]) -> Stack:

@@ -1,9 +1,8 @@
-"""Networks: one file a family, over the parameters of the `transformers` model of that family."""
+"""Networks of the families, over the parameters of the `transformers` model of each."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
@@ -32,8 +31,7 @@ def build(
     family: str, dims: Mapping[str, int], seed: int, *, z_loss: float, smoothing: float = 0.0
 ) -> Network:
     """The network of a family with the initial weights of `seed`, which depend on nothing but seed, name and shape."""
-    module = importlib.import_module(f"trainer.models.{family}")
-    network: Network = module.build(dims, z_loss=z_loss, smoothing=smoothing)
+    network: Network = families.rules(family).build(dims, z_loss=z_loss, smoothing=smoothing)
     initialise(network.module, family, dims, seed)
     return network
 
@@ -51,9 +49,7 @@ def build_stacked(
     Its batches are [P, B, …] and its reported losses [P]; what is minimised is the sum over the models.
     """
     with torch.device("meta"):  # only the tree of names is wanted
-        network: Network = importlib.import_module(f"trainer.models.{family}").build(
-            dims, z_loss=z_loss, smoothing=smoothing
-        )
+        network: Network = families.rules(family).build(dims, z_loss=z_loss, smoothing=smoothing)
     for name, weight in weights.items():
         owner, _, leaf = name.rpartition(".")
         setattr(network.module.get_submodule(owner), leaf, nn.Parameter(weight))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from trainer.pretrained import PretrainedError
 
 def read(path: str, family: str, dims: Mapping[str, int]) -> dict[str, NDArray[Any]]:
     """Name → float32 weights of the folder at `path`. Raises PretrainedError on missing or misshapen tensors."""
-    module = importlib.import_module(f"trainer.models.{family}").build(dims, z_loss=0.0).module
+    module = families.rules(family).build(dims, z_loss=0.0).module
     try:
         theirs, report = type(module).from_pretrained(
             path,
