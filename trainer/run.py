@@ -39,7 +39,22 @@ def forward_of(network: Network, program: Program, device: Device) -> Callable[[
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return network.loss(batch)
 
-    return device.compile(loss)
+    compiled = device.compile(loss)
+    if compiled is loss:
+        return loss
+    made = False
+
+    def whole(batch: Mapping[str, Tensor]) -> Loss:
+        nonlocal made
+        if not made:
+            # Tables that depend on lengths alone are made at the first pass: it is not the one that is compiled, or
+            # the next would find them there, and be compiled again.
+            with torch.no_grad():
+                loss(batch)
+            made = True
+        return compiled(batch)
+
+    return whole
 
 
 class Run:

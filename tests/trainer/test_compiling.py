@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ import torch
 from tests.trainer.test_vit import program as vit
 from trainer.data import DataSource, Prepared, prepare
 from trainer.devices import Function
+from trainer.devices.compiled import compiled
 from trainer.devices.cpu import Cpu
 from trainer.program import LearningRate, Numerics, Optimizer, Program, Pruning
 from trainer.run import Run
@@ -28,7 +29,7 @@ class Compiled(Cpu):
     """A CPU that does to a step what a GPU does, short of making kernels."""
 
     def compile(self, function: Function) -> Function:
-        return cast(Function, torch.compile(function, fullgraph=True, dynamic=False, backend="aot_eager"))
+        return compiled(function, backend="aot_eager")
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,17 @@ def test_a_step_is_compiled_whole_and_once(
     masks = Pruning(**WINDOW, **pruning)
     options = {"optimizer": optimizer, "pruning": masks, "numerics": numerics, "learning_rate": RATE}
     check(program(STEPS, family=family, **options), prepared)
+
+
+def test_a_process_compiles_for_as_many_shapes_as_it_trains() -> None:
+    def scaled(by: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        # As a run's pass: one code for all, each with tensors and numbers of its own.
+        return compiled(lambda values: values * by, backend="eager")
+
+    for size in range(1, 20):
+        assert float(scaled(size)(torch.ones(size)).sum()) == size**2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 19
+    assert torch._inductor.config.deterministic
 
 
 def test_the_librarys_own_pass_is_compiled_whole_and_once(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ A name is `cuda`, or `cuda:1` for one of several.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.devices import Arrays, DeviceError, Feed, Function
 from trainer.devices.ahead import Ahead
+from trainer.devices.compiled import compiled
 from trainer.devices.joined import fetch_joined
 
 
@@ -46,6 +48,8 @@ class Cuda:
 
     def prepare(self) -> None:
         torch.cuda.set_device(self.torch_device)
+        # The last run of this process may still be held by reference cycles, and its memory with it.
+        gc.collect()
         # cuBLAS reads it once, when the first handle is made.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -92,7 +96,7 @@ class Cuda:
         return pinned.to(self.torch_device, non_blocking=True)
 
     def compile(self, function: Function) -> Function:
-        return cast(Function, torch.compile(function, fullgraph=True, dynamic=False))
+        return compiled(function)
 
     def end_part(self) -> None:
         pass

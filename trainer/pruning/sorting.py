@@ -14,7 +14,6 @@ def keep_highest_by_sort(scores: Tensor, keep: int | Tensor) -> Tensor:
     than it sorts. 0 ≤ keep ≤ numel.
     """
     flat = scores.flatten()
-    wanted = torch.as_tensor(keep, device=scores.device)
     order = torch.argsort(flat, descending=True, stable=True)
-    chosen = torch.arange(flat.numel(), device=scores.device) < wanted
+    chosen = torch.arange(flat.numel(), device=scores.device) < keep
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(0, order, chosen).view(scores.shape)
