@@ -29,7 +29,7 @@ def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
         database_url=settings.database_url,
         tracking_uri=f"sqlite:///{settings.home}/mlflow.db",
     )
-    text = tiny.spec_text(settings.home, sparsity="[0.5]", steps="[200]", checkpoint_every=20, attempts=1)
+    text = tiny.spec_text(settings.home, sparsity="[0.5]", steps="[120]", checkpoint_every=10, attempts=1)
     text = text.replace("batch_size: 4", "batch_size: 4\n  micro_batch: 2")
     submit_text(tracked, engine, text.replace("execution: {", "execution: {devices_per_run: 2, "))
 
@@ -37,7 +37,7 @@ def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
         return scene(engine, settings.home)
 
     def kill_one() -> None:
-        until(lambda: rows(engine, "SELECT 1 FROM segments WHERE progress_step >= 60"), saw=saw)
+        until(lambda: rows(engine, "SELECT 1 FROM segments WHERE progress_step >= 40"), saw=saw)
         members().pop().kill()
 
     killing = threading.Thread(target=kill_one)
@@ -52,17 +52,17 @@ def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
         "SELECT started_step FROM attempts WHERE segment_key = (SELECT segment_key FROM attempts WHERE state = 'lost')"
         " AND state = 'completed'",
     )
-    assert (lost.kind, lost.started_step < 60 <= resumed.started_step) == ("preempted", True), saw()
+    assert (lost.kind, lost.started_step < 40 <= resumed.started_step) == ("preempted", True), saw()
 
     # The same programs in one process of the same parts, without a gang: their keys are the same, and their losses.
     [(program, data)] = rows(
-        engine, "SELECT program, data_path FROM segments WHERE end_step = 200 AND state = 'completed'"
+        engine, "SELECT program, data_path FROM segments WHERE end_step = 120 AND state = 'completed'"
     )
     alone = Program.from_dict(program)
     assert alone.numerics.micro_batch == 2
     assert alone.numerics.device_type == "cpu"
     result = train_segment(
-        *(alone, 0, 200), data=Path(data), parent=None, output=str(tmp_path / "alone"), sink=NoSink()
+        *(alone, 0, 120), data=Path(data), parent=None, output=str(tmp_path / "alone"), sink=NoSink()
     )
     assert losses(engine) == dict.fromkeys(losses(engine), result.loss)
 
