@@ -179,8 +179,8 @@ class Gang:
         ending = found[0] if found else RankGone("this process waits for another that failed")
         if not unwell(ending):
             yield 0, ending
-        elif (cause := _cause(ending, failures)) is not None:
-            yield 0, cause
+        elif (reason := cause(ending, failures)) is not None:
+            yield 0, reason
         if failures or unwell(ending):
             raise TeamOver(f"a gang is over: {_told(failures) or ending}", stuck=not ended)
 
@@ -245,7 +245,7 @@ def _failure(error: Exception) -> Failure:
     )
 
 
-def _cause(own: Ending, failures: Sequence[Failure]) -> Exception | None:
+def cause(own: Ending, failures: Sequence[Failure]) -> Exception | None:
     """What went wrong first: None where a process was killed, so that nothing went wrong."""
     if isinstance(own, Exception) and not isinstance(own, RankGone):
         return own

@@ -9,12 +9,15 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
+from ledger.models import AttemptEnd
 from ledger.settings import Settings
 from orchestrator import controller
-from orchestrator.controller.gang import Seat, environments
+from orchestrator.controller.failures import kind_of, reason_of
+from orchestrator.controller.gang import Failure, Seat, cause, environments
 from orchestrator.submit import submit_text
 from tests.controller import tiny
 from tests.controller.watching import completed_twice, losses, rows, scene, until
+from trainer.errors import CheckpointError, RankGone
 from trainer.metrics import NoSink
 from trainer.program import Program
 from trainer.segment import train_segment
@@ -77,6 +80,17 @@ def members() -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def test_what_another_process_raised_is_the_reason_and_a_death_is_none() -> None:
+    gone, dead = RankGone("nobody answers"), Failure(AttemptEnd.preempted, "killed")
+    raised = Failure(AttemptEnd.memory, "OutOfMemoryError: too large (on b)")
+    assert cause(gone, [dead]) is None
+    found = cause(gone, [dead, raised])
+    assert found is not None
+    assert (kind_of(found), reason_of(found, [])) == (raised.kind, raised.reason)
+    torn = CheckpointError("torn")
+    assert cause(torn, [dead, raised]) is torn, "this process fails by itself, and the others by it"
 
 
 def test_processes_of_one_node_see_the_gpus_of_each_other() -> None:
