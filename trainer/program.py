@@ -10,7 +10,6 @@ segments, so a later plan that branches at step 75 still finds the state at 100 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
