@@ -93,7 +93,6 @@ def test_a_process_compiles_for_as_many_shapes_as_it_trains() -> None:
     for size in range(1, 20):
         assert float(scaled(size)(torch.ones(size)).sum()) == size**2
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 19
-    assert torch._inductor.config.deterministic
 
 
 def test_the_librarys_own_pass_is_compiled_whole_and_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def compiled(function: Function, **options: Any) -> Function:
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = _GRAPHS
     # What is fastest is found out by trying, and sums are taken in another order by what is found: no two processes
-    # would have the same bits. Torch 2.9 has not got the one word for it.
+    # would have the same bits. Newer versions of torch do this along with deterministic algorithms.
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True
     else:
