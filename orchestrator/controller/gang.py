@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ledger.models import AttemptEnd
-from orchestrator.controller.failures import FailedElsewhere, kind_of, reason_of
+from orchestrator.controller.failures import FailedElsewhere, kind_of, kind_of_death, reason_of
 from orchestrator.controller.orders import Assignment, Taken
 from orchestrator.controller.process import set_up
 from orchestrator.controller.worker import TeamOver
@@ -232,10 +232,10 @@ def _beside(own: Callable[[], None], begun: Sequence[ray.ObjectRef]) -> tuple[bo
 def _heard(answer: ray.ObjectRef) -> Failure | None:
     try:
         found: Failure | None = ray.get(answer)
-    except ray.exceptions.RayActorError as error:
-        return Failure(AttemptEnd.preempted, str(error))
     except ray.exceptions.RayTaskError as error:
         return _failure(error)
+    except ray.exceptions.RayError as error:
+        return Failure(kind_of_death(str(error)), str(error))
     return found
 
 
