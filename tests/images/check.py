@@ -1,6 +1,6 @@
 """The images for real: build them, start them hardened on one network with a Postgres, train a sweep, read its law.
 
-    python3 -m tests.images.check            needs root on Debian or Ubuntu, and about four minutes
+    python3 -m tests.images.check            needs root on Debian or Ubuntu, and four to six minutes
 
 Standard library only. It brings what it needs (docker.io and mmdebstrap from the distribution), runs a Docker daemon
 of its own in a folder of its own, and leaves neither running nor anything behind. Where the machine cannot do that (not
