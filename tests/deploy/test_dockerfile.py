@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import transformers
+
 from tests.deploy.chart import ROOT
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -64,3 +66,12 @@ def test_the_shell_scripts_parse() -> None:
     for script, shell in (("install.sh", "sh"), ("join-ray.sh", "bash")):
         done = subprocess.run([shell, "-n", ROOT / "docker" / script], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_images_keep_the_models_that_are_trained() -> None:
+    kept = (ROOT / "docker" / "install.sh").read_text()
+    sources = [file.read_text() for file in (ROOT / "trainer" / "models").glob("*.py")]
+    names = re.findall(r"^ +from transformers import (\w+Config)\b", "\n".join(sources), re.MULTILINE)
+    assert names
+    for name in names:
+        assert f"'*/models/{getattr(transformers, name).__module__.split('.')[2]}/*'" in kept, name
