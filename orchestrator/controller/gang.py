@@ -2,10 +2,10 @@
 bundle of its placement group, which Ray gives as a whole or not at all.
 
 Rank 0 holds the lease, writes the checkpoints and speaks with the ledger; the others are told what to train and give
-back what they failed with. To pause or stop is rank 0's to hear: all ranks ask each other before every step. Where one
-of them ends before its time, the gang is over: rank 0 gives up, and Ray takes all of its processes away. If one was
-killed, the segment is free for another gang, which goes on from the newest checkpoint; if one raised, the attempt has
-failed with what it raised.
+back what they failed with. To pause or stop is rank 0's to hear, and that its own machine goes is each one's: all ranks
+ask each other before every step. Where one of them ends before its time, the gang is over: rank 0 gives up, and Ray
+takes all of its processes away. If one was killed, the segment is free for another gang, which goes on from the newest
+checkpoint; if one raised, the attempt has failed with what it raised.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -24,6 +25,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ledger.models import AttemptEnd
+from orchestrator import leaving
 from orchestrator.controller.failures import FailedElsewhere, kind_of, kind_of_death, reason_of
 from orchestrator.controller.orders import Assignment, Taken
 from orchestrator.controller.process import set_up
@@ -97,6 +99,7 @@ class Member:
 
     def __init__(self, assignment: Assignment) -> None:
         set_up(assignment)
+        self._home = assignment.home
         self._group = _Group()
 
     def seat(self) -> Seat:
@@ -109,7 +112,10 @@ class Member:
 
     def train(self, taken: Taken) -> Failure | None:
         """Train a segment with them; None: it ended as they all saw it end."""
-        ending = self._group.train(taken, lambda: taken.order(NoSink()))
+        leaving.wait_for_end(self._home)
+        going = partial(leaving.noticed, self._home)
+        with leaving.busy(self._home):
+            ending = self._group.train(taken, lambda: taken.order(NoSink(), should_stop=going))
         if not unwell(ending):
             return None
         assert isinstance(ending, Exception)

@@ -26,8 +26,12 @@ log = logging.getLogger(__name__)
 class Lease:
     """A claim kept alive by a thread: heartbeats carry points and checkpoints to the ledger and bring back orders."""
 
-    def __init__(self, engine: Engine, claim: Claim, spool: Spool) -> None:
+    def __init__(
+        self, engine: Engine, claim: Claim, spool: Spool, *, leaving: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`leaving`: asked at each heartbeat whether this machine is about to go (`orchestrator.leaving`)."""
         self.claim = claim
+        self._leaving = leaving
         self.fenced = False
         self._engine = engine
         self.spool = spool
@@ -49,7 +53,7 @@ class Lease:
         self.spool.close(over=self._ended or self.fenced)
 
     def should_stop(self) -> bool:
-        """Whether the ledger told the worker to stop, or to give up."""
+        """Whether the ledger told the worker to stop, or to give up, or its machine is about to go."""
         return self._stop_training.is_set()
 
     def note_checkpoint(self, url: str, step: int) -> None:
@@ -85,6 +89,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
+            if self._leaving():
+                self._stop_training.set()
             try:
                 if self._write() is not Verdict.go_on:
                     self._stop_training.set()

@@ -17,6 +17,7 @@ from ray.util import get_current_placement_group
 from ledger.engine import connect
 from ledger.models import AttemptState
 from ledger.sweeps import Place
+from orchestrator import leaving
 from orchestrator.controller.gang import Gang
 from orchestrator.controller.orders import Assignment
 from orchestrator.controller.patience import patiently
@@ -64,6 +65,8 @@ class SegmentTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Carry out a pack of segments, or as many as end within REPORT_SECONDS: a report costs Tune some 10 ms. `done`
         when nothing was ready, or when the worker was told to stop."""
+        # Ray ends this process with its machine, and Tune begins the trial anew elsewhere.
+        leaving.wait_for_end(self._assignment.home)
         began = time.monotonic()
         trained, over = 0, False
         while not over and time.monotonic() - began < REPORT_SECONDS:

@@ -24,6 +24,7 @@ from ledger import attempts, controllers, segments, sweeps
 from ledger.attempts import Claim
 from ledger.models import AttemptEnd, AttemptState
 from ledger.sweeps import Place, Placed
+from orchestrator import leaving
 from orchestrator.controller.failures import kind_of, reason_of
 from orchestrator.controller.lease import Lease
 from orchestrator.controller.orders import Assignment, Taken
@@ -125,11 +126,12 @@ class Worker:
         """Carry out that segment, or, where it is not to be had, the most urgent one, and in one pack with it whatever
         else it pays to train so. Empty: nothing is ready.
         """
-        claim = self._claim(segment_key)
-        if claim is None:
-            return []
-        taken = Taken(claim, self._assignment.storage)
-        return self._carry_out([taken, *self._beside(taken)])
+        with leaving.busy(self._assignment.home):
+            claim = self._claim(segment_key)
+            if claim is None:
+                return []
+            taken = Taken(claim, self._assignment.storage)
+            return self._carry_out([taken, *self._beside(taken)])
 
     def _placed(self, session: Session) -> Placed | None:
         """The sweeps whose segments this worker takes up; None: there is none now."""
@@ -222,7 +224,11 @@ class Worker:
     def _carry_out(self, members: Sequence[Taken]) -> list[Ended]:
         self._log_lines.clear()
         began = time.monotonic()
-        leases = [Lease(self._engine, taken.claim, self._spool(taken.claim)) for taken in members]
+        home = self._assignment.home
+        leases = [
+            Lease(self._engine, taken.claim, self._spool(taken.claim), leaving=partial(leaving.noticed, home))
+            for taken in members
+        ]
         ended: dict[int, Ended] = {}
 
         def end(place: int, ending: Ending) -> None:

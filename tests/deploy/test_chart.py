@@ -118,6 +118,15 @@ def test_what_kuberay_demands(rendered: dict[str, list[Manifest]], name: str) ->
         mark = yaml.safe_load(group["rayStartParams"]["resources"].strip("'"))
         assert mark == {f"pool:{group['groupName']}": 1}
         assert template["spec"]["terminationGracePeriodSeconds"] >= 20
+        # What the hook waits for its runs, and what it does then, fit into the time that the Pod has to end.
+        hook = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert hook[:3] == ["python", "-m", "orchestrator.leaving"]
+        assert (
+            5
+            <= int(hook[hook.index("--within") + 1])
+            <= template["spec"]["terminationGracePeriodSeconds"] - 15
+        )
+        assert hook[hook.index("--") + 1 :] == ["ray", "stop", "--grace-period", "5"]
         resources = container["resources"]
         for chip in ("google.com/tpu", "nvidia.com/gpu"):
             assert resources["requests"].get(chip) == resources["limits"].get(chip)
