@@ -18,6 +18,9 @@ _AXES = ("sparsity", "nonzero_params", "data")
 # Below this factor a power law along the axis is hard to tell from a straight line plus a constant, and the
 # exponent, its coefficient and the constant trade off against one another.
 _WIDE = {"sparsity": 4.0, "nonzero_params": 10.0, "data": 10.0}
+# Values within this factor of a level's lowest are that level: 15,984 and 16,016 weights are one size, which widths and
+# counts of zeros round differently at different sparsities. Counted as two, they would pass for a span.
+_ONE_LEVEL = 1.02
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Identifiability:
         identified: whether a fit makes sense.
         missing: what is missing and which runs would fix it, one sentence each; empty when identified.
         weak: what will be known poorly, one sentence each; a fit still makes sense.
-        levels: distinct values per axis.
+        levels: distinct values per axis, those within 2 % (of 1 - S for sparsity) counted as one.
         spans: largest over smallest value per axis (of the density 1 - S for sparsity).
         cells: distinct cells (seeds of one cell count once).
         parameters: free parameters of the fit.
@@ -78,12 +81,12 @@ def gate(
     held = {*(pins or {}), *(ties or {}), *law.inherits}
     free = frozenset(law.names) - held
     needed = law.levels_needed(free)
-    values = {axis: np.unique(getattr(runs, axis)) for axis in _AXES}
-    density = 1.0 - values["sparsity"]
+    values = {axis: _levels(axis, getattr(runs, axis)) for axis in _AXES}
+    density = 1.0 - runs.sparsity
     spans = {
         "sparsity": float(density.max() / density.min()),
-        "nonzero_params": float(values["nonzero_params"][-1] / values["nonzero_params"][0]),
-        "data": float(values["data"][-1] / values["data"][0]),
+        "nonzero_params": float(runs.nonzero_params.max() / runs.nonzero_params.min()),
+        "data": float(runs.data.max() / runs.data.min()),
     }
     cells = int(np.unique(runs.cells()).size)
     missing = [
@@ -121,6 +124,24 @@ def gate(
         cells=cells,
         parameters=len(free),
     )
+
+
+def _levels(axis: str, values: Array) -> Array:
+    """The lowest value of each level, ascending [levels]."""
+    if axis == "sparsity":
+        return 1.0 - _levels("density", 1.0 - values)[::-1]
+    return np.exp(np.unique(_rounded(np.log(values))))
+
+
+def _rounded(logs: Array) -> Array:
+    """Each value's level, as the logarithm of the level's lowest value: shaped as `logs`."""
+    distinct, places = np.unique(logs, return_inverse=True)
+    lowest, begin = distinct.copy(), 0
+    while begin < distinct.size:
+        end = int(np.searchsorted(distinct, distinct[begin] + np.log(_ONE_LEVEL), side="right"))
+        lowest[begin:end] = distinct[begin]
+        begin = end
+    return lowest[places]
 
 
 def _too_few_levels(axis: str, values: Array, needed: int, form: str) -> str:
@@ -170,7 +191,7 @@ def _confounded(runs: Runs, axes: set[str]) -> list[str]:
 
 def _move_together(first: Array, second: Array) -> bool:
     """Whether one axis is a function of the other: level by level in a grid, by rank where values are continuous."""
-    codes = [np.unique(axis.round(9), return_inverse=True)[1] for axis in (first, second)]
+    codes = [np.unique(_rounded(axis), return_inverse=True)[1] for axis in (first, second)]
     levels = [int(code.max()) + 1 for code in codes]
     pairs = np.unique(np.stack(codes), axis=1).shape[1]
     if max(levels) <= first.size // 2:

@@ -49,6 +49,34 @@ def test_two_lengths_leave_the_constant_open_and_the_next_length_is_named() -> N
     ]
 
 
+def test_sizes_that_rounding_sets_apart_are_one_level() -> None:
+    table = grid([0.0, 0.5, 0.75], [15_984.0, 16_016.0, 32_000.0], [1e6, 2e6, 4e6])
+    verdict = gate(table)
+    assert verdict.levels["nonzero_params"] == 2
+    assert verdict.missing == [
+        "nonzero_params has 2 levels (15984, 32000), the law 'sparsity' needs 3: add runs at nonzero_params 64064.1"
+    ]
+
+
+def test_a_grid_whose_axes_move_together_but_for_rounding_is_refused() -> None:
+    design = [(s, n * (1 + 1e-3 * s), n * 100) for s in (0.0, 0.5, 0.75) for n in (1e4, 2e4, 4e4, 8e4)]
+    s, n, d = (np.array(axis) for axis in zip(*design, strict=True))
+    verdict = gate(table_of(Points(s, n, d, d), OPTIMUM_T5))
+    assert any("nonzero_params and data move together" in sentence for sentence in verdict.missing)
+
+
+def test_sizes_drawn_from_a_continuum_keep_their_span() -> None:
+    rng = np.random.default_rng(0)
+    n, d = (
+        np.exp(rng.uniform(np.log(1e6), np.log(1e8), 400)),
+        np.exp(rng.uniform(np.log(1e9), np.log(1e11), 400)),
+    )
+    s = rng.choice([0.0, 0.5, 0.75, 0.875], 400)
+    verdict = gate(table_of(Points(s, n, d, d), OPTIMUM_T5))
+    assert verdict.identified
+    assert verdict.levels["nonzero_params"] > 100
+
+
 def test_pinned_coefficients_need_no_runs() -> None:
     table = grid([0.0, 0.5, 0.75], [1e6, 4e6, 16e6], [1e9, 2e9])
     assert gate(table, pins={"c": 0.8}).identified
