@@ -63,6 +63,7 @@ def test_a_forest_is_carried_out_once_each_segment_and_the_history_is_whole(
     assert rows(engine, "SELECT count(*) FROM attempts") == [(6,)]
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_costs_no_budget_and_changes_no_bit(tracked: Settings, engine: Engine) -> None:
     tiny.submit(tracked, sparsity="[0.5]", steps="[400]", checkpoint_every=50, attempts=1)
     killed = threading.Thread(target=lambda: os.kill(worker_process(engine), signal.SIGKILL))

@@ -23,6 +23,7 @@ from trainer.program import Program
 from trainer.segment import train_segment
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("ray")
 def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
     settings: Settings, engine: Engine, tmp_path: Path

@@ -18,12 +18,13 @@ from tests.controller import tiny
 from tests.controller.watching import completed_twice, rows, scene, until
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("ray")
 def test_workers_write_their_state_before_their_machine_goes(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
-    # No checkpoint would be written on the way.
-    tiny.submit(settings, sparsity="[0]", steps="[700]", checkpoint_every=10_000)
+    # Long enough for three heartbeats; no checkpoint would be written on the way.
+    tiny.submit(settings, sparsity="[0]", steps="[2500]", checkpoint_every=10_000)
     free, back = tmp_path / "free", tmp_path / "back"
 
     def saw() -> str:
@@ -51,7 +52,7 @@ def test_workers_write_their_state_before_their_machine_goes(
     assert outcome.ok, saw()
     # One attempt, ended at a checkpoint; none was begun while the machine went. The machine stayed, and they went on.
     attempt, segment = found
-    assert (attempt.state, 0 < segment.progress_step < 700) == ("stopped", True), saw()  # type: ignore[attr-defined]
+    assert (attempt.state, 0 < segment.progress_step < 2500) == ("stopped", True), saw()  # type: ignore[attr-defined]
     assert codes == [7]
     started = rows(engine, "SELECT started_step FROM attempts WHERE state = 'completed'")
     assert [each.started_step for each in started] == [segment.progress_step]  # type: ignore[attr-defined]
