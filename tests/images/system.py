@@ -58,6 +58,7 @@ def use(daemon: Daemon) -> None:
             daemon.docker("stats", "--no-stream", "--format", "memory of {{.Name}}: {{.MemUsage}}").stdout,
             end="",
         )
+        leaves(daemon)
     except AssertionError:
         tell(daemon)
         raise
@@ -143,6 +144,25 @@ def again_as_job(daemon: Daemon) -> None:
     said = daemon.docker("exec", "ray-head", "python3", "-c", SUBMIT, printed, seconds=PATIENCE).stdout
     assert f"{RUNS} of {RUNS} runs done" in said, said
     print("the same sweep as a job: done", flush=True)
+
+
+def leaves(daemon: Daemon) -> None:
+    """A worker's hook as the chart writes it. Raises AssertionError where it does not end, or fails."""
+    hook = [
+        "python",
+        "-m",
+        "orchestrator.leaving",
+        "--within",
+        "30",
+        "--",
+        "ray",
+        "stop",
+        "--grace-period",
+        "5",
+    ]
+    said = daemon.docker("exec", "worker", *hook, seconds=PATIENCE)
+    assert "Stopped" in said.stdout + said.stderr, said.stdout + said.stderr
+    assert "still held" not in said.stderr, said.stderr
 
 
 def refuses_without_token(service: Service) -> None:
