@@ -40,6 +40,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* An image of yours as it is, where it names the same image tomorrow. Argument: (dict "where" "pools[0] (cpu)" "image" …). */}}
+{{- define "lacuna.fixedImage" -}}
+{{- $tag := regexFind ":[^:/@]+(@|$)" .image | trimSuffix "@" -}}
+{{- if and (not (contains "@sha256:" .image)) (or (not $tag) (eq $tag ":latest")) -}}
+{{- fail (printf "%s.image: %q is whatever its registry holds that day: name a tag (not latest) or a digest, as in %s:1.2" .where .image (trimSuffix $tag .image)) -}}
+{{- end -}}
+{{- .image -}}
+{{- end -}}
+
 {{- define "lacuna.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
