@@ -48,6 +48,9 @@ class Settings:
     """LACUNA_TORCH_VERSIONS: the workers' torch, where it is not the one installed here: `2.13`, or by device
     `2.13,xla=2.9`. It is part of every key; unset: the version installed here."""
 
+    part: str | None = None
+    """LACUNA_PART: the part of the system that an image holds: service, controller or trainer; unset: all of it."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """The settings of this process; empty variables count as unset."""
@@ -78,6 +81,7 @@ class Settings:
             api_url=value("API_URL"),
             allowed_sources=value("ALLOWED_SOURCES"),
             torch_versions=value("TORCH_VERSIONS"),
+            part=value("PART"),
         )
 
     @property

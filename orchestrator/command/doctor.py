@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,20 @@ from orchestrator.command.output import console, print_json, table
 
 #: Seconds between two clocks that nobody will notice.
 CLOCK_SECONDS = 5.0
+
+#: What the image of a part (LACUNA_PART) is spared, and who has it instead.
+ELSEWHERE = {
+    "service": {
+        "torch": "workers train",
+        "Ray": "the controller hands sweeps to it",
+        "MLflow": "the controller writes to it",
+    },
+    "controller": {"torch": "workers train"},
+    "trainer": {
+        "ledger": "the controller tells workers where it is",
+        "MLflow": "the controller writes to it",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -55,18 +70,23 @@ def command(as_json: bool) -> None:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every check, cheapest first. None changes anything but the embedded Postgres, which starts if it is used."""
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        _python,
-        _machine,
-        _home,
-        _storage,
-        _torch,
-        _ray,
-        _ledger,
-        _tracking,
+    yield from _python(settings)
+    yield from _machine(settings)
+    yield from _home(settings)
+    yield from _storage(settings)
+    # The rest is not in every image: who has it, and whether it is here nevertheless.
+    partly: list[tuple[str, bool, Callable[[Settings], Iterator[Finding]]]] = [
+        ("torch", find_spec("torch") is not None, _torch),
+        ("Ray", find_spec("ray") is not None, _ray),
+        ("ledger", settings.database_url is not None, _ledger),
+        ("MLflow", settings.tracking_uri is not None, _tracking),
     ]
-    for check in checks:
-        yield from check(settings)
+    elsewhere = ELSEWHERE.get(settings.part or "", {})
+    for what, here, check in partly:
+        if what in elsewhere and not here:
+            yield Finding(what, "ok", f"not for a {settings.part}: {elsewhere[what]}")
+        else:
+            yield from check(settings)
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
@@ -117,11 +137,17 @@ def _torch(settings: Settings) -> Iterator[Finding]:
         yield Finding("torch", "wrong", f"cannot be imported: {error}", "run `make install`")
         return
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found = f"{torch.__version__}, {', '.join(devices) if devices else 'CPU only'}"
+    nothing = "sees no GPU" if torch.version.cuda else "CPU only"
+    found = f"{torch.__version__}, {', '.join(devices) if devices else nothing}"
     if os.path.exists("/dev/nvidiactl") and not devices:
-        yield Finding(
-            "torch", "wrong", found, "a GPU is here but this torch is a CPU build: install `.[gpu]`"
-        )
+        if torch.version.cuda:
+            mend = "a GPU is here and torch sees none: look at `nvidia-smi`, and where libcuda.so.1 is"
+        else:
+            mend = "a GPU is here but this torch is a CPU build: install `.[gpu]`"
+        yield Finding("torch", "wrong", found, mend)
+    elif devices and not compiler():
+        mend = "kernels for GPUs are compiled where they run: install gcc and Python's headers, or name one in CC"
+        yield Finding("torch", "wrong", f"{found}, and no C compiler", mend)
     else:
         yield Finding("torch", "ok", found)
     try:
@@ -135,6 +161,11 @@ def _torch(settings: Settings) -> Iterator[Finding]:
         else f"torch_xla {xla} needs torch {'.'.join(xla.split('.')[:2])}: install `.[tpu]` in its own venv"
     )
     yield Finding("torch_xla", "ok" if match else "wrong", xla, mend)
+
+
+def compiler() -> str | None:
+    """The compiler that Triton would use."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def _ray(settings: Settings) -> Iterator[Finding]:

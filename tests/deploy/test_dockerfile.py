@@ -9,6 +9,7 @@ from pathlib import Path
 
 import transformers
 
+from orchestrator.command.doctor import ELSEWHERE
 from tests.deploy.chart import ROOT
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -75,3 +76,20 @@ def test_images_keep_the_models_that_are_trained() -> None:
     assert names
     for name in names:
         assert f"'*/models/{getattr(transformers, name).__module__.split('.')[2]}/*'" in kept, name
+
+
+def test_an_image_for_gpus_can_compile_and_finds_the_driver() -> None:
+    """Triton builds its launchers on the machine; GKE mounts libcuda where only LD_LIBRARY_PATH leads."""
+    assert re.search(r"apt-get install .*\bg\+\+", STAGES["trainer-gpu"])
+    assert "Python.h" in STAGES["trainer-gpu"]
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in STAGES["trainer-gpu"]
+
+
+def test_doctor_is_told_what_each_image_is_spared() -> None:
+    parts = {
+        image: re.findall(r"LACUNA_PART=(\w+)", "".join(STAGES[stage] for stage in chain(image)))
+        for image in IMAGES
+    }
+    parts.pop("mlflow")
+    assert parts == {image: [image.partition("-")[0]] for image in parts}
+    assert {part for (part,) in parts.values()} == set(ELSEWHERE)

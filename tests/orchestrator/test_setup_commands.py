@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,31 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(
     for name in ("LACUNA_HOME", "storage", "Ray", "ledger", "MLflow"):
         assert found[name].state == "wrong", found
         assert found[name].mend, name
+
+
+@pytest.mark.parametrize(
+    ("part", "modules"), [("service", ["torch", "ray", "mlflow"]), ("controller", ["torch"]), ("trainer", [])]
+)
+def test_doctor_misses_nothing_that_an_image_is_spared(
+    part: str, modules: list[str], home: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in modules else find_spec(name))
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, None)
+    told = {} if part == "trainer" else {"DATABASE_URL": database_url}
+    if part == "controller":
+        told["TRACKING_URI"] = "http://127.0.0.1:1"
+    found = findings(HOME=str(home), PART=part, **told)
+    for name, who in doctor.ELSEWHERE[part].items():
+        assert found[name].state == "ok", found[name]
+        assert found[name].found.endswith(who)
+    assert found["ledger"].found.startswith("Postgres") == (part != "trainer")
+
+
+def test_doctor_misses_it_everywhere_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "TRACKING_URI": "http://127.0.0.1:1"}
+    assert findings(HOME=str(home), **nowhere)["torch"].state == "wrong"
 
 
 def test_doctor_compares_the_clock_with_that_of_the_ledger() -> None:
