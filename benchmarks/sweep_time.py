@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ledger.settings import Settings
+from orchestrator.at_hand import data_source, plan_for
 from orchestrator.controller.cluster import ENVIRONMENT, private_token
 from orchestrator.spec import load_spec_file
-from orchestrator.submit import data_source, plan_for
 from trainer.data.prepare import prepare
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"

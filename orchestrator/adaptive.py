@@ -28,7 +28,9 @@ from ledger import fits, segments, sweeps
 from ledger.errors import LedgerError
 from ledger.models import Run, SegmentState, Sweep, SweepState
 from ledger.settings import Settings
+from orchestrator.at_hand import plan_of
 from orchestrator.plan.plan import Plan
+from orchestrator.plan.rows import run_rows, segment_rows
 from orchestrator.pools import PoolError, Pools, declared
 from orchestrator.spec.schema import ExecutionSpec, Spec
 from trainer.errors import TrainerError
@@ -103,8 +105,6 @@ class Adaptive:
 
     def grow(self, name: str) -> int:
         """Choose the sweep's next cells, if too few are open; how many were added. Raises LedgerError."""
-        from orchestrator.submit import run_rows, segment_rows
-
         with Session(self._engine) as session:
             sweep = sweeps.get(session, name)
             if not undecided(sweep):
@@ -139,8 +139,6 @@ class Adaptive:
         return added
 
     def _plan(self, sweep: Sweep) -> Plan:
-        from orchestrator.submit import plan_of
-
         key = (sweep.id, sweep.spec_digest)
         if key not in self._plans:
             spec = Spec.model_validate(sweep.spec)

@@ -6,32 +6,24 @@ change under an old name is refused, with what differs and the way out: results 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from ledger import segments, sweeps
+from ledger import sweeps
 from ledger.errors import SweepExists
 from ledger.models import Sweep
 from ledger.settings import Settings
-from ledger.throughput import StepTime, step_times
-from orchestrator.plan.cost import PoolCost, costs
-from orchestrator.plan.plan import Plan, build
+from orchestrator.at_hand import data_source, planned, prepared_for, then_source
+from orchestrator.plan.rows import run_rows, segment_rows
 from orchestrator.plan.uncollected import uncollected
 from orchestrator.pools import declared
 from orchestrator.spec import Spec, load_spec
 from trainer.data import copies
-from trainer.data.batches import training_rows
 from trainer.data.feed import unlike
-from trainer.data.prepare import find, prepare
-from trainer.data.prepared import Prepared, open_prepared
-from trainer.data.source import DataSource
 from trainer.errors import DataError
 from trainer.program import key_of
 
@@ -49,72 +41,6 @@ class Submitted:
     def created(self) -> bool:
         """Whether the sweep is new."""
         return self.outcome == "created"
-
-
-def then_source(spec: Spec) -> DataSource | None:
-    """The source to which runs switch, prepared as the first one is; None where there is none."""
-    then = spec.data.then
-    if then is None:
-        return None
-    return replace(
-        data_source(spec),
-        source=then.source,
-        subset=then.subset,
-        revision=then.revision,
-        text_column=then.text_column,
-        max_tokens=then.max_tokens,
-        image_column=then.image_column,
-        label_column=then.label_column,
-    )
-
-
-def data_source(spec: Spec) -> DataSource:
-    """The spec's data as the trainer's preparation takes it."""
-    data = spec.data
-    return DataSource(
-        source=data.source,
-        subset=data.subset,
-        revision=data.revision,
-        text_column=data.text_column,
-        tokenizer=data.tokenizer,
-        max_tokens=data.max_tokens,
-        validation_share=data.validation_share,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        image_size=data.image_size,
-        max_labels=data.max_labels,
-    )
-
-
-def plan_for(settings: Settings, spec: Spec, engine: Engine | None) -> Plan:
-    """The plan of a spec against what this machine has: its prepared data, and the ledger's completed states."""
-    second = then_source(spec)
-    return _planned(
-        spec,
-        find(data_source(spec), settings.data),
-        None if second is None else find(second, settings.data),
-        engine,
-    )
-
-
-def plan_of(settings: Settings, spec: Spec, sweep: Sweep) -> Plan:
-    """The plan of a sweep that the ledger has, on the data that its runs have seen. Raises DataError, SweepExists."""
-    second = then_source(spec)
-    return _planned(
-        spec,
-        _prepared(settings, data_source(spec), sweep, "data", None),
-        None if second is None else _prepared(settings, second, sweep, "then", None),
-        None,
-    )
-
-
-def costs_of(settings: Settings, plan: Plan, engine: Engine | None) -> list[PoolCost]:
-    """What is left of the plan costs on each pool, by the times that the ledger has measured, if there is one."""
-    measured: list[StepTime] = []
-    if engine is not None:
-        with Session(engine) as session:
-            measured = step_times(session)
-    return costs(plan, declared(settings), measured)
 
 
 def submit_text(
@@ -139,9 +65,9 @@ def submit_text(
             _refuse_other(existing, spec)
             if existing.spec_digest == digest:
                 return Submitted(name=spec.name, outcome="unchanged", runs_added=0, plan=existing.plan)
-        prepared = _prepared(settings, data_source(spec), existing, "data", on_preparing)
+        prepared = prepared_for(settings, data_source(spec), existing, "data", on_preparing)
         second = then_source(spec)
-        then = None if second is None else _prepared(settings, second, existing, "then", on_preparing)
+        then = None if second is None else prepared_for(settings, second, existing, "then", on_preparing)
     if then is not None and (reason := unlike(prepared, then)) is not None:
         raise DataError(reason)
     if settings.storage_url is not None:
@@ -149,7 +75,7 @@ def submit_text(
         for data in (prepared, then):
             if data is not None:
                 copies.publish(data, settings.storage)
-    plan = _planned(spec, prepared, then, engine)
+    plan = planned(spec, prepared, then, engine)
     document = {**plan.document(), "data_path": str(prepared.path)}
     if then is not None:
         document |= {"then_path": str(then.path), "then_digest": then.digest}
@@ -180,75 +106,6 @@ def submit_text(
         added = sweeps.extend(session, spec.name, **rows)
         outcome: Literal["extended", "unchanged"] = "extended" if added else "unchanged"
         return Submitted(name=spec.name, outcome=outcome, runs_added=added, plan=rows["plan"])
-
-
-def _prepared(
-    settings: Settings,
-    source: DataSource,
-    existing: Sweep | None,
-    name: Literal["data", "then"],
-    on_preparing: Callable[[int], None] | None,
-) -> Prepared:
-    """The data of a sweep, or those to which it switches.
-
-    One that exists stays with the data that its runs have seen, even if the source changed.
-
-    Raises DataError where the data cannot be had, SweepExists where those of the sweep are gone and others stand there.
-    """
-    planned: str | None = existing.plan.get(f"{name}_path") if existing is not None else None
-    if existing is not None and planned is not None:
-        with suppress(DataError):
-            return open_prepared(
-                copies.on_this_machine(
-                    Path(planned), str(existing.plan.get(f"{name}_digest")), settings.storage
-                )
-            )
-    prepared = prepare(source, settings.data, progress=on_preparing)
-    if existing is not None and existing.plan.get(f"{name}_digest") != prepared.digest:
-        raise SweepExists(
-            f"the data of sweep {existing.name!r} are gone from {planned} and {source.source!r} now gives others "
-            f"(digest {prepared.digest[:12]}): its runs would not compare; give this sweep another name"
-        )
-    return prepared
-
-
-def _planned(spec: Spec, prepared: Prepared | None, then: Prepared | None, engine: Engine | None) -> Plan:
-    if prepared is None or (then is None and spec.data.then is not None):
-        return build(spec)
-    at_hand = {data.digest: data for data in (prepared, then) if data is not None}
-    plan = build(
-        spec,
-        data_digest=prepared.digest,
-        vocab_size=max(data.vocab_size for data in at_hand.values()),
-        then_digest=None if then is None else then.digest,
-        rows=lambda stream: training_rows(stream, at_hand[stream.digest]),
-    )
-    if engine is None:
-        return plan
-    with Session(engine) as session:
-        return plan.with_completed(segments.completed(session, [segment.key for segment in plan.segments]))
-
-
-def segment_rows(plan: Plan, data_path: str) -> Iterator[dict[str, Any]]:
-    """The segments of a plan as the ledger takes them."""
-    for segment in plan.segments:
-        yield {
-            "key": segment.key,
-            "parent_key": segment.parent,
-            "start_step": segment.start,
-            "end_step": segment.end,
-            "program": json.dumps(segment.program.to_dict()),
-            "data_path": data_path,
-            "flops": segment.flops,
-            "priority": segment.priority,
-        }
-
-
-def run_rows(plan: Plan, places: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The runs of a plan as the ledger takes them; `places`: only these."""
-    for place in range(len(plan.runs)) if places is None else places:
-        run, path = plan.runs[place], plan.paths[place]
-        yield {"name": run.name, "cell": run.columns(), "tip_key": path[-1], "path": path}
 
 
 def _refuse_other(existing: Sweep, spec: Spec) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from trainer.families import FAMILIES, rules
 from trainer.parts import OPTIMIZERS, PRECISIONS
+from trainer.pruning.rounds import horizon, rewinds
+from trainer.pruning.rules import problems as pruning_problems
 
 if TYPE_CHECKING:
     from trainer.program import Program
@@ -24,8 +26,6 @@ def _switch_problems(program: Program) -> list[str]:
     alike = dataclasses.replace(program.data, digest=then.data.digest, unique=then.data.unique)
     if alike != then.data:
         problems.append("data.then differs in more than its source: batches keep their form over a switch")
-    from trainer.pruning.rounds import rewinds
-
     if rewinds(program.pruning):
         problems.append(f"{program.pruning.method} goes back to an earlier step: it cannot switch its data")
     return problems
@@ -69,10 +69,7 @@ def problems_of(program: Program) -> list[str]:
     if not 0 <= program.pruning.sparsity < 1:
         problems.append(f"sparsity is {program.pruning.sparsity}: it must lie in [0, 1)")
         return problems
-    # Each method knows its own conditions; its rules speak of programs, so they come in here.
-    from trainer.pruning.rounds import horizon
-    from trainer.pruning.rules import problems as pruning_problems
-
+    # Each method knows its own conditions.
     problems += (found := pruning_problems(program))
     length = program.steps if found else horizon(program.pruning, program.steps)
     if rate.cooldown and not 0 <= rate.cooldown < length:

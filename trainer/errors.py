@@ -81,3 +81,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
     )
+
+
+class ShapeError(ValueError):
+    """A parameter target or model option that gives no model, with what would be right."""

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from trainer.canonical import canonical_text
 from trainer.parts import LearningRate, Pruning, Switch
+from trainer.pruning.methods import method_for
+from trainer.pruning.rounds import horizon
 
 
 class Piece(NamedTuple):
@@ -20,8 +22,6 @@ class Piece(NamedTuple):
 
 def history_of(rate: LearningRate, pruning: Pruning, then: Switch | None, steps: int) -> list[Piece]:
     """What a run with these does over [0, steps), in maximal pieces."""
-    from trainer.pruning.rounds import horizon
-
     end = horizon(pruning, steps)
     learning_rate = _learning_rate_pieces(rate, end)
     if end < steps:
@@ -72,8 +72,6 @@ def _learning_rate_pieces(rate: LearningRate, steps: int) -> list[Piece]:
 
 def first_update(pruning: Pruning) -> int:
     """The first step that prunes: as a rule the first multiple of `every` that is at least `start`."""
-    from trainer.pruning.methods import method_for
-
     return method_for(pruning.method).first(pruning)
 
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-class ShapeError(ValueError):
-    """A parameter target or model option that gives no model, with what would be right."""
-
+from trainer import families
+from trainer.errors import ShapeError
+from trainer.families.scale import check_target, widths
 
 #: A shape farther than this from its target is refused. The paper's own rule misses by 22 % at its smallest size.
 LARGEST_ERROR = 0.25
@@ -50,8 +49,6 @@ def shape_for(family: str, dense_params: float, model: Mapping[str, Any]) -> Sha
     the target by its true count of linear weights. Raises ShapeError on an unknown family or option, on a wrong type,
     and on a target that no dimensions reach within LARGEST_ERROR.
     """
-    from trainer.families.scale import check_target, widths
-
     rules = _rules(family)
     options = _options(family, model_options(family), model)
     check_target(dense_params)
@@ -102,8 +99,6 @@ def model_options(family: str) -> dict[str, Any]:
 
 
 def _rules(family: str) -> Any:
-    from trainer import families
-
     try:
         return families.rules(family)
     except KeyError:

@@ -11,7 +11,7 @@ from ledger.models import SweepState
 from ledger.progress import Progress
 from ledger.runs import COLUMNS
 from orchestrator.client import Client, Event, Refused
-from orchestrator.command.source import Change, no_law_yet
+from orchestrator.command.facts import Change, no_law_yet
 
 if TYPE_CHECKING:
     from fitter.measurement import MeasuredCosts
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ApiSource:
-    """`orchestrator.command.source.Source` on a client."""
+    """`orchestrator.command.facts.Source` on a client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.command.source import Change, api_option, open_source
+from orchestrator.command.facts import Change
+from orchestrator.command.source import api_option, open_source
 
 
 @click.command(name="pause")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from orchestrator.command.source import InputError
+from orchestrator.command.facts import InputError
 from trainer.families import FAMILIES
 
 _FAMILIES = f"{', '.join(FAMILIES[:-1])} or {FAMILIES[-1]}"

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from orchestrator.command.facts import Source
 from orchestrator.command.output import console, figure, percent, print_json, span, table
-from orchestrator.command.source import Source, api_option, group_option, open_source, runs_table
+from orchestrator.command.source import api_option, group_option, open_source, runs_table
 
 
 @click.command(name="law")

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from ledger import fits, runs, sweeps
 from ledger.progress import Progress, progress
 from ledger.settings import Settings
-from orchestrator.command.source import Change, no_law_yet
+from orchestrator.command.facts import Change, no_law_yet
 
 if TYPE_CHECKING:
     from fitter.measurement import MeasuredCosts
@@ -29,7 +29,7 @@ LISTED = ("total", "completed", "running", "failed", "diverged", "pending", "bes
 
 
 class LedgerSource:
-    """`orchestrator.command.source.Source` on an open ledger."""
+    """`orchestrator.command.facts.Source` on an open ledger."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings, self._engine = settings, engine

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from orchestrator.command.facts import InputError
 from orchestrator.command.output import console, count, figure, flops, percent, print_json, span, table
-from orchestrator.command.source import InputError, open_source
+from orchestrator.command.source import open_source
 from orchestrator.command.which_law import chosen_law, law_options
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import click
 
 from ledger.errors import LedgerError
 from ledger.settings import Settings
+from orchestrator.at_hand import costs_of, plan_for
 from orchestrator.command.connection import ledger_engine
 from orchestrator.command.output import (
     console,
@@ -30,7 +31,6 @@ from orchestrator.plan.uncollected import uncollected
 from orchestrator.pools import declared
 from orchestrator.spec import load_spec_file
 from orchestrator.spec.schema import ExecutionSpec
-from orchestrator.submit import costs_of, plan_for
 
 
 @click.command(name="plan")

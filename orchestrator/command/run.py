@@ -16,6 +16,7 @@ from ledger import sweeps
 from ledger.models import SweepState
 from ledger.settings import Settings
 from orchestrator.command.connection import ledger_engine, ledger_session
+from orchestrator.command.facts import InputError
 from orchestrator.command.ledger_source import LedgerSource
 from orchestrator.command.output import (
     console,
@@ -28,7 +29,6 @@ from orchestrator.command.output import (
     span,
     table,
 )
-from orchestrator.command.source import InputError
 from orchestrator.command.submit import read_spec, submit
 
 if TYPE_CHECKING:

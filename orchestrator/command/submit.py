@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.command.facts import InputError, Source
 from orchestrator.command.output import console, flops, percent, print_json
-from orchestrator.command.source import InputError, Source, api_option, open_source
+from orchestrator.command.source import api_option, open_source
 
 if TYPE_CHECKING:
     from orchestrator.submit import Submitted

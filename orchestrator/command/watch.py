@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.command.facts import InputError, Source
 from orchestrator.command.output import console, duration, figure, percent, print_json, span, table
-from orchestrator.command.source import InputError, Source, api_option, open_source
+from orchestrator.command.source import api_option, open_source
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.command.source import InputError, api_option, group_option, open_source
+from orchestrator.command.facts import InputError
+from orchestrator.command.source import api_option, group_option, open_source
 
 if TYPE_CHECKING:
     from fitter.law import Law

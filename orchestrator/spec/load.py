@@ -13,8 +13,9 @@ from orchestrator.spec.cells import POINT, VARIED, Cell, cells
 from orchestrator.spec.document import Document, read
 from orchestrator.spec.problems import Problem, SpecError
 from orchestrator.spec.schema import ModelSpec, Spec
+from trainer.errors import ShapeError
 from trainer.pruning.rules import misfits
-from trainer.shapes import ShapeError, model_options
+from trainer.shapes import model_options
 
 if TYPE_CHECKING:
     from orchestrator.pools import Pools  # which reads its file with this package

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 
 from ledger.settings import Settings
 from ledger.throughput import StepTime, step_times
+from orchestrator.at_hand import costs_of, plan_for
 from orchestrator.plan.cost import StepModel, Todo, costs
 from orchestrator.plan.figure import draw
 from orchestrator.plan.plan import Plan, build
 from orchestrator.pools import Pool, Pools
 from orchestrator.spec import load_spec, load_spec_file
-from orchestrator.submit import costs_of, plan_for, submit_text
+from orchestrator.submit import submit_text
 from tests.orchestrator.texts import SMALL
 
 CARDS = Pool(

@@ -13,8 +13,9 @@ from ledger import runs, sweeps
 from ledger.errors import SweepExists
 from ledger.models import Run, Segment, SegmentState, Sweep
 from ledger.settings import Settings
+from orchestrator.at_hand import plan_for
 from orchestrator.spec import SpecError, load_spec
-from orchestrator.submit import plan_for, submit_text
+from orchestrator.submit import submit_text
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from ledger.models import Segment
 from ledger.settings import Settings
+from orchestrator.at_hand import plan_for
 from orchestrator.spec import SpecError, load_spec
-from orchestrator.submit import plan_for, submit_text
+from orchestrator.submit import submit_text
 from trainer.program import Program
 
 

@@ -10,10 +10,11 @@ import torch
 
 from trainer.data import Prepared
 from trainer.data.batches import Batches
+from trainer.errors import ShapeError
 from trainer.families.decoder import counted, initial
 from trainer.models import build
 from trainer.program import DataStream, Program, ProgramError
-from trainer.shapes import ShapeError, shape_for
+from trainer.shapes import shape_for
 
 Make = Callable[..., Program]
 

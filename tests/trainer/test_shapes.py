@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from trainer.errors import ShapeError
 from trainer.families import FAMILIES, rules
 from trainer.models.t5 import build
-from trainer.shapes import LARGEST_ERROR, ShapeError, model_options, shape_for
+from trainer.shapes import LARGEST_ERROR, model_options, shape_for
 
 BASE = 24 * 12 * 768**2
 

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from tests.trainer.conftest import Recorder, checksums
 from trainer.data import DataSource, Prepared, find, prepare
 from trainer.data.batches import Batches
-from trainer.errors import DataError
+from trainer.errors import DataError, ShapeError
 from trainer.families.vit import counted, initial, prunable, shrinks_with_width
 from trainer.metrics import NoSink
 from trainer.models import build
 from trainer.program import DataStream, LearningRate, Program, Pruning
 from trainer.segment import train_segment
-from trainer.shapes import ShapeError, shape_for
+from trainer.shapes import shape_for
 
 MODEL: dict[str, Any] = {
     **{"d_model": 16, "heads": 2, "d_ff": 64, "layers": 2},

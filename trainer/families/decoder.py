@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainer.errors import ShapeError
 from trainer.families.initial import ONES, Initial, normal
 from trainer.families.library import ConfigError, as_it_is, check_config, dims_of
 from trainer.families.scale import Stack
 from trainer.families.structures import Structure, attention, feed_forward
 from trainer.families.text import VOCABULARY, counted, guessing, mismatch
-from trainer.shapes import ShapeError
 
 if TYPE_CHECKING:
     from trainer.models import Network

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trainer.shapes import ShapeError
+from trainer.errors import ShapeError
 
 
 class Stack(NamedTuple):

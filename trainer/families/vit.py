@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainer.errors import ShapeError
 from trainer.families.initial import ONES, ZEROS, Initial, normal
 from trainer.families.library import as_it_is, check_config, dims_of
 from trainer.families.scale import Stack
 from trainer.families.structures import Structure, attention, feed_forward
-from trainer.shapes import ShapeError
 
 if TYPE_CHECKING:
     from trainer.models import Network

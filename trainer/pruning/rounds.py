@@ -8,7 +8,7 @@ that belong to them. No torch here: keys and plans are made of it.
 
 from __future__ import annotations
 
-from trainer.program import Pruning
+from trainer.parts import Pruning
 from trainer.pruning.methods import method_for
 
 

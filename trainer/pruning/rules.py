@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trainer import families
-from trainer.program import Program
 from trainer.pruning.distributions import DISTRIBUTIONS
 from trainer.pruning.methods import METHODS, method_for
+
+if TYPE_CHECKING:
+    from trainer.program import Program
 
 
 class Unstructured(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from trainer.program import Pruning
+from trainer.parts import Pruning
 
 #: Methods by the name that a spec uses → module in this package.
 METHODS = {
