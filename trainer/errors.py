@@ -15,6 +15,10 @@ class CheckpointError(TrainerError):
     """A checkpoint that is torn, altered, of another program or of a newer format: which file, and why."""
 
 
+class PretrainedError(CheckpointError):
+    """A place without weights to start from, or with those of another model: what it holds, what would be right."""
+
+
 class RanksDiffer(TrainerError):
     """Processes that train one run together have different bits where all must have the same.
 

@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from trainer import checkpoint, families, storage
-from trainer.errors import CheckpointError
+from trainer.errors import PretrainedError
 from trainer.families.library import ConfigError
 from trainer.program import Start, key_of
 
@@ -25,10 +25,6 @@ from trainer.program import Start, key_of
 _SINGLE, _LISTED = "model.safetensors", "model.safetensors.index.json"
 
 _WEIGHTS = checkpoint.FILES[0]
-
-
-class PretrainedError(CheckpointError):
-    """A place without weights to start from, or with those of another model: what it holds, what would be right."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from orchestrator.spec.schema import (
     Spec,
     TrainingSpec,
 )
-from trainer.pretrained import PretrainedError, inspect
+from trainer.errors import PretrainedError
+from trainer.pretrained import inspect
 from trainer.program import Pruning
 from trainer.pruning.methods import method_for
 from trainer.pruning.rounds import in_rounds

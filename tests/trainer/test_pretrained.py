@@ -21,8 +21,9 @@ from tests.trainer.conftest import checksums, shared_prefix
 from trainer import checkpoint, models
 from trainer.data import Prepared
 from trainer.devices import device_for
+from trainer.errors import PretrainedError
 from trainer.metrics import NoSink
-from trainer.pretrained import PretrainedError, inspect, load, start_at
+from trainer.pretrained import inspect, load, start_at
 from trainer.program import Program, Pruning, Start
 from trainer.run import Run
 from trainer.segment import train_segment

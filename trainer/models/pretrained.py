@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from trainer import families
-from trainer.pretrained import PretrainedError
+from trainer.errors import PretrainedError
 
 
 def read(path: str, family: str, dims: Mapping[str, int]) -> dict[str, NDArray[Any]]:
