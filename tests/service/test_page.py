@@ -123,6 +123,70 @@ def test_a_finished_sweep_answers_its_question(page: Page, served: str, fitted: 
     expect(page.locator("#chart-note")).to_contain_text("48 runs lie 0.")
 
 
+#: Where the chart's points lie in it, and its size: [x, y], …, [width, height].
+PLACES = """() => {
+    const { x, y, width, height } = document.getElementById("chart").getBoundingClientRect();
+    const boxes = [...document.querySelectorAll("#chart .point")].map((point) => point.getBoundingClientRect());
+    return [...boxes.map((box) => [box.x + box.width / 2 - x, box.y + box.height / 2 - y]), [width, height]];
+}"""
+SHIFTS = """() => {
+    window.shifts = [];
+    const observer = new PerformanceObserver((list) => shifts.push(...list.getEntries().map(({ value }) => value)));
+    observer.observe({ type: "layout-shift" });
+}"""
+
+
+def test_the_law_is_a_picture_until_plotly_takes_its_place(page: Page, served: str, fitted: Sweep) -> None:
+    held: list[Route] = []
+    page.route("**/plotly.min.js", lambda route: held.append(route))
+    page.route(
+        "**/law/held-out*", lambda route: route.fulfill(status=422, json={})
+    )  # no rings: they are drawn later
+    with page.expect_request("**/plotly.min.js"):
+        page.goto(f"{served}/sweeps/grid")
+    expect(page.locator("#chart .picture .point")).to_have_count(48)
+    expect(page.locator("#chart .picture .line")).to_have_count(16)  # 4 sizes × 4 sparsities
+    expect(page.locator("#map .picture .point").first).to_be_attached()
+    assert page.locator(".js-plotly-plot").count() == 0
+    before = page.evaluate(PLACES)
+    page.wait_for_function("document.getElementById('forest-svg') !== null")
+    page.evaluate(SHIFTS)
+    held.pop().continue_()
+    page.wait_for_selector("#sweep[data-interactive=true]")
+    expect(page.locator(".picture")).to_have_count(0)
+    for after, still in zip(page.evaluate(PLACES), before, strict=True):
+        assert after == pytest.approx(still, abs=1.5)
+    assert page.evaluate("shifts") == []
+
+
+def test_without_plotly_the_pictures_stay_and_the_page_works(page: Page, served: str, fitted: Sweep) -> None:
+    page.route("**/plotly.min.js", lambda route: route.abort())
+    open_sweep(page, served)
+    expect(page.locator("#still")).to_contain_text("could not be loaded. The figures are still pictures")
+    expect(page.locator("#chart-note")).to_contain_text("Ringed runs are held out")
+    expect(page.locator("#chart .picture .point")).to_have_count(48 + 16)
+    said = page.locator("#answer").inner_text()
+    for _ in range(5):
+        page.get_by_role("slider", name="Your model").press("ArrowUp")
+    expect(page.locator("#answer")).not_to_have_text(said)
+    page.get_by_role("button", name="over size").click()
+    expect(page.locator("#chart .picture .title").first).to_have_text("non-zero parameters N")
+
+
+def test_a_sparsity_can_be_switched_off_and_on(page: Page, served: str, fitted: Sweep) -> None:
+    open_sweep(page, served)
+    button = page.locator("section:has(#chart) .legend").get_by_role("button", name="75 %")
+    expect(page.locator("#chart .point")).to_have_count(48 + 16)
+    button.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#chart .point")).to_have_count(36 + 16)
+    page.get_by_role("button", name="over size").click()  # it stays off
+    expect(page.locator("#chart-note")).to_contain_text("largest ones")
+    expect(page.locator("#chart .point")).to_have_count(36 + 12)
+    button.press("Enter")
+    expect(page.locator("#chart .point")).to_have_count(48 + 12)
+
+
 def test_runs_that_a_law_has_not_seen_are_ringed(page: Page, served: str, fitted: Sweep) -> None:
     open_sweep(page, served)
     expect(page.locator("#chart-note")).to_contain_text("Ringed runs are held out", timeout=PATIENCE)
@@ -178,7 +242,7 @@ def test_a_sweep_that_mixes_patterns_answers_for_each(page: Page, served: str, e
     expect(page.locator("#answer strong")).not_to_have_text(before)
     expect(page.locator("#history tbody tr")).to_have_count(1)
     # Points of this group only: none at 87.5 %.
-    names = page.locator("#chart .legendtext")
+    names = page.locator("section:has(#chart) .legend button")
     expect(names.filter(has_text="87.5 %")).to_have_count(0)
     expect(names.filter(has_text="75 %")).to_have_count(1)
 

@@ -1,11 +1,11 @@
 // The law against the measurements: logarithmic axes, one colour and marker for each sparsity.
 
 import { call, ofGroup, post, Problem } from "./api.js";
-import { quietly } from "./chrome.js";
+import { colour, quietly } from "./chrome.js";
 import { h, put } from "./dom.js";
 import { described } from "./runs.js";
 import { count, loss, percent, si } from "./numbers.js";
-import { CONFIG, layout, logTicks, plotly, series, translucent } from "./plot.js";
+import { logTicks, series, show, translucent } from "./plot.js";
 
 const POINTS = 24; // on each line of the law
 const MOST_LINES = 60;
@@ -14,6 +14,7 @@ let kind = "data";
 let at = {}; // for each kind: the size or length shown, or null for all
 let drawing = 0;
 
+const named = (sparsity) => (sparsity ? percent(sparsity, 2) : "dense");
 const distinct = (values) => [...new Set(values)].sort((a, b) => a - b);
 
 function finished(state) {
@@ -29,18 +30,17 @@ export async function drawChart(state) {
     figure.hidden = true;
     return;
   }
-  figure.hidden = false;
-  const drawer = plotly();
   const predicted = state.law ? predict(state, runs) : null; // on its way while the lines are asked for
   const sparsities = distinct(runs.map((run) => run.sparsity));
   const build = kind === "parity" ? parity : against;
   const held = heldOut(state);
-  const [Plotly, { traces, more, note }] = await Promise.all([drawer, build(state, runs, sparsities, predicted, held)]);
+  const { traces, more, note } = await build(state, runs, sparsities, predicted, held);
   if (mine !== drawing) return;
   put("chart-note", note);
-  await Plotly.react(figure, traces, layout(more), CONFIG);
-  figure.removeAllListeners?.("plotly_click");
-  figure.on("plotly_click", ({ points: [point] }) => point.customdata?.mlflow && open(point.customdata.mlflow, "_blank", "noreferrer"));
+  figure.hidden = !traces.length;
+  if (figure.hidden) return;
+  figure.setAttribute("aria-label", `Measured and predicted loss. ${note}`);
+  await show(figure, traces, more);
 }
 
 // The runs at the far end of the axis, as a law that has not seen them predicts them; null while that is not known.
@@ -94,7 +94,7 @@ function rings(runs, held, x, y) {
     mode: "markers",
     x: part.map(x),
     y: part.map(y),
-    marker: { symbol: "circle-open", size: 15, color: getComputedStyle(document.documentElement).getPropertyValue("--ink").trim(), line: { width: 1.4 } },
+    marker: { symbol: "circle-open", size: 15, color: colour("ink"), line: { width: 1.4 } },
     hoverinfo: "skip",
     name: "held out",
   }];
@@ -160,7 +160,7 @@ async function against(state, runs, sparsities, predicting, held) {
     const cut = (values) => values.slice(start, start + POINTS);
     const { colour } = series(part[0].index);
     const x = part.map((p) => p[over]);
-    const common = { type: "scatter", mode: "lines", x, hoverinfo: "skip", showlegend: false };
+    const common = { type: "scatter", mode: "lines", x, name: named(part[0].sparsity), hoverinfo: "skip", showlegend: false };
     if (chosen != null && answer.low[0] != null) {
       traces.push({ ...common, y: cut(answer.low), line: { width: 0 } });
       traces.push({ ...common, y: cut(answer.high), line: { width: 0 }, fill: "tonexty", fillcolor: translucent(colour, 0.14) });
@@ -175,7 +175,7 @@ async function against(state, runs, sparsities, predicting, held) {
     losses.push(...part.map((run) => run.loss));
     traces.push({
       ...markers(part, which.map((i) => predicted?.loss[i]), index, (run) => run[over], (run) => run.loss, held),
-      name: sparsity ? percent(sparsity, 2) : "dense",
+      name: named(sparsity),
     });
   }
   const [bottom, top] = [Math.min(...losses) * 0.97, Math.max(...losses) * 1.03];
@@ -195,12 +195,12 @@ async function against(state, runs, sparsities, predicting, held) {
 async function parity(state, runs, sparsities, predicting, held) {
   showLevels(state, [], null);
   const predicted = await predicting;
-  if (!predicted) return { traces: [], note: "This needs a law.", more: { xaxis: {}, yaxis: {} } };
+  if (!predicted) return { traces: [], note: "This needs a law." };
   const values = [...runs.map((run) => run.loss), ...predicted.loss];
   const [low, high] = [Math.min(...values) * 0.98, Math.max(...values) * 1.02];
   const range = [Math.log10(low), Math.log10(high)];
   const traces = [
-    { type: "scatter", mode: "lines", x: [low, high], y: [low, high], line: { color: getComputedStyle(document.documentElement).getPropertyValue("--muted").trim(), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false },
+    { type: "scatter", mode: "lines", x: [low, high], y: [low, high], line: { color: colour("muted"), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false },
   ];
   const unseen = (run) => held.loss[held.at.get(run.position)];
   traces.push(...rings(runs, held, (run) => run.loss, unseen));
@@ -208,7 +208,7 @@ async function parity(state, runs, sparsities, predicting, held) {
     const which = runs.map((run, i) => i).filter((i) => runs[i].sparsity === sparsity);
     const part = which.map((i) => runs[i]);
     const said = which.map((i) => predicted.loss[i]);
-    traces.push({ ...markers(part, said, index, (run) => run.loss, (run) => said[part.indexOf(run)], held), name: sparsity ? percent(sparsity, 2) : "dense" });
+    traces.push({ ...markers(part, said, index, (run) => run.loss, (run) => said[part.indexOf(run)], held), name: named(sparsity) });
   }
   const error = Math.sqrt(runs.reduce((sum, run, i) => sum + Math.log(run.loss / predicted.loss[i]) ** 2, 0) / runs.length);
   return {

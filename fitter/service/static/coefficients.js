@@ -4,7 +4,7 @@ import { all, ofGroup } from "./api.js";
 import { colour } from "./chrome.js";
 import { h, put, table } from "./dom.js";
 import { coefficient, count, NONE, percent, when } from "./numbers.js";
-import { CONFIG, layout, plotly, series } from "./plot.js";
+import { logTicks, series, show } from "./plot.js";
 
 const MEANING = {
   a_S: "capacity that sparsity removes",
@@ -114,7 +114,6 @@ export async function showHistory(state) {
   if (versions.length < 2) return;
   const oldest = [...versions].reverse();
   const newest = versions[0].coefficients;
-  const Plotly = await plotly();
   const traces = ordered(newest).map(([name], index) => ({
     type: "scatter",
     mode: "lines+markers",
@@ -125,16 +124,14 @@ export async function showHistory(state) {
     marker: { symbol: series(index).symbol, size: 6 },
     hovertemplate: `${name} in version %{x}: %{y:.3f} of its newest value<extra></extra>`,
   }));
-  await Plotly.react(
-    figure,
-    traces,
-    layout({
-      height: 240,
-      xaxis: { title: { text: "version" }, dtick: Math.max(1, Math.round(oldest.length / 10)) },
-      yaxis: { type: "log", title: { text: "value over newest" }, nticks: 5, zerolinecolor: colour("line") },
-    }),
-    CONFIG,
-  );
+  const every = Math.max(1, Math.round(oldest.length / 10));
+  const ticks = oldest.filter((_, i) => i % every === 0).map((v) => v.version);
+  const values = traces.flatMap(({ y }) => y).filter((value) => value > 0 && Number.isFinite(value));
+  const [low, high] = [Math.min(...values) / 1.2, Math.max(...values) * 1.2];
+  await show(figure, traces, {
+    xaxis: { range: [oldest[0].version - 0.5, oldest.at(-1).version + 0.5], title: { text: "version" }, tickvals: ticks, ticktext: ticks.map(String) },
+    yaxis: { type: "log", range: [Math.log10(low), Math.log10(high)], title: { text: "value over newest" }, ...logTicks(low, high, String) },
+  });
 }
 
 function moved(version, versions) {

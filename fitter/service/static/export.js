@@ -1,9 +1,9 @@
 // Every figure as SVG and PNG, every table as CSV.
 
 import { ofGroup } from "./api.js";
-import { toast } from "./chrome.js";
+import { colour, toast } from "./chrome.js";
 import { h } from "./dom.js";
-import { plotly } from "./plot.js";
+import { figureOf, plotly } from "./plot.js";
 
 export function wireExports(state) {
   for (const place of document.querySelectorAll(".export")) {
@@ -21,11 +21,13 @@ function button(label, work) {
 }
 
 async function saveFigure(state, id, format) {
-  const figure = document.getElementById(id);
-  if (!figure.data) return toast("There is no figure yet.");
+  const figure = figureOf(document.getElementById(id));
+  if (!figure) return toast("There is no figure yet.");
   const Plotly = await plotly();
-  const paper = { ...figure.layout, paper_bgcolor: getComputedStyle(document.body).backgroundColor };
-  await Plotly.downloadImage({ data: figure.data, layout: paper }, { format, width: 1200, height: 720, scale: 2, filename: `${state.sweep.name}-${id}` });
+  const { margin, ...rest } = figure.layout;
+  const legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
+  const paper = { ...rest, margin: { ...margin, t: 40 }, showlegend: true, legend, paper_bgcolor: colour("raised") };
+  await Plotly.downloadImage({ data: figure.traces, layout: paper }, { format, width: 1200, height: 720, scale: 2, filename: `${state.sweep.name}-${id}` });
 }
 
 function saveForest(state) {

@@ -4,7 +4,8 @@ import { call, ofGroup } from "./api.js";
 import { colour, quietly } from "./chrome.js";
 import { h } from "./dom.js";
 import { percent, power, si } from "./numbers.js";
-import { CONFIG, layout, logTicks, plotly, series, translucent } from "./plot.js";
+import { frame } from "./picture.js";
+import { figureOf, logTicks, series, show, translucent } from "./plot.js";
 import { described } from "./runs.js";
 
 const LINES = [0, 0.25, 0.5, 0.75, 0.875];
@@ -21,10 +22,7 @@ export async function drawMap(state) {
   if (!state.law) return;
   const accounting = state.question?.accounting ?? "dense";
   const query = LINES.map((s) => `sparsity=${s}`).join("&");
-  const [Plotly, lines] = await Promise.all([
-    plotly(),
-    call(ofGroup(state, `/law/contours?${query}&accounting=${accounting}&points=61`)),
-  ]);
+  const lines = await call(ofGroup(state, `/law/contours?${query}&accounting=${accounting}&points=61`));
   const x = lines.nonzero_params;
   const { question } = state;
   const [from, to] = [x[0], x.at(-1)];
@@ -67,16 +65,11 @@ export async function drawMap(state) {
     marker: { size: 5, color: translucent(dots, 0.75) },
   });
   const annotations = labels(lines, from, to, bottom, top);
-  await Plotly.react(
-    figure,
-    traces,
-    layout({
-      annotations,
-      xaxis: { type: "log", range: [Math.log10(from), Math.log10(to)], title: { text: "non-zero parameters N" }, ...logTicks(from, to, (v) => si(v)) },
-      yaxis: { type: "log", range: [Math.log10(bottom), Math.log10(top)], title: { text: "training compute C, FLOPs" }, ...logTicks(bottom, top, (v) => power(v, 1), [1]) },
-    }),
-    CONFIG,
-  );
+  await show(figure, traces, {
+    annotations,
+    xaxis: { type: "log", range: [Math.log10(from), Math.log10(to)], title: { text: "non-zero parameters N" }, ...logTicks(from, to, (v) => si(v)) },
+    yaxis: { type: "log", range: [Math.log10(bottom), Math.log10(top)], title: { text: "training compute C, FLOPs" }, ...logTicks(bottom, top, (v) => power(v, 1), [1]) },
+  });
   place(question);
 }
 
@@ -126,20 +119,17 @@ function handle() {
   return point;
 }
 
-function axes() {
-  const full = document.getElementById("map")._fullLayout;
-  return full && [full.xaxis, full.yaxis];
+function place(question) {
+  const figure = document.getElementById("map");
+  const drawn = figureOf(figure);
+  if (!drawn || !question) return;
+  const { x, y, left, right, top, bottom } = frame(figure, drawn.layout);
+  const point = handle();
+  point.style.left = `${clamp(x(question.nonzero_params), left, right)}px`;
+  point.style.top = `${clamp(y(question.flops), top, bottom)}px`;
 }
 
-function place(question) {
-  const found = axes();
-  if (!found || !question) return;
-  const [x, y] = found;
-  const point = handle();
-  const clamp = (value, length) => Math.min(Math.max(value, 0), length);
-  point.style.left = `${x._offset + clamp(x.l2p(Math.log10(question.nonzero_params)), x._length)}px`;
-  point.style.top = `${y._offset + clamp(y.l2p(Math.log10(question.flops)), y._length)}px`;
-}
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 export function movePoint(question) {
   place(question);
@@ -147,11 +137,12 @@ export function movePoint(question) {
 
 function wirePoint(point, figure) {
   const moveTo = (event) => {
-    const [x, y] = axes();
+    const { x, y, left, right, top, bottom } = frame(figure, figureOf(figure).layout);
     const box = figure.getBoundingClientRect();
-    const px = Math.min(Math.max(event.clientX - box.left - x._offset, 0), x._length);
-    const py = Math.min(Math.max(event.clientY - box.top - y._offset, 0), y._length);
-    go({ nonzero_params: 10 ** x.p2l(px), flops: 10 ** y.p2l(py) });
+    go({
+      nonzero_params: x.value(clamp(event.clientX - box.left, left, right)),
+      flops: y.value(clamp(event.clientY - box.top, top, bottom)),
+    });
   };
   const go = (change) => {
     const question = { ...shown.question, ...change };
@@ -167,7 +158,7 @@ function wirePoint(point, figure) {
   point.addEventListener("pointerup", () => point.removeEventListener("pointermove", moveTo));
   point.addEventListener("pointercancel", () => point.removeEventListener("pointermove", moveTo));
   figure.addEventListener("click", (event) => {
-    if (event.target.closest(".yours") || !event.target.closest(".plot, .nsewdrag, .draglayer")) return;
+    if (event.target.closest(".yours") || !event.target.closest(".picture, .plot, .nsewdrag, .draglayer")) return;
     moveTo(event);
   });
   point.addEventListener("keydown", (event) => {

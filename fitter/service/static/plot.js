@@ -1,18 +1,48 @@
-// Plotly, loaded when the page has shown its words, and dressed in the page's colours.
+// Figures: drawn at once as still pictures, and by Plotly in the page's colours as soon as that has been read.
 
 import { colour } from "./chrome.js";
+import { h, s } from "./dom.js";
+import { marker, picture } from "./picture.js";
 
-let loading = null;
+const shown = new Map(); // figure → what it shows: { traces, layout, hidden: names that its reader has switched off }
+let library = null;
+let reading = null;
 
-// The words are painted first: reading the library holds the page up. A page that nobody sees is never painted.
-const painted = () => new Promise((resolve) => {
-  requestAnimationFrame(() => setTimeout(resolve));
-  setTimeout(resolve, 200);
+// Shows traces and a layout, as Plotly takes them, in a figure. Axes have a range and ticks.
+export async function show(figure, traces, more) {
+  const hidden = shown.get(figure)?.hidden ?? new Set();
+  shown.set(figure, { traces, layout: layout(more), hidden });
+  showLegend(figure);
+  await draw(figure);
+}
+
+export const figureOf = (figure) => shown.get(figure);
+
+async function draw(figure) {
+  const { traces, layout, hidden } = shown.get(figure);
+  const seen = traces.filter(({ name }) => !hidden.has(name));
+  if (!library) {
+    picture(figure, seen, layout);
+    return;
+  }
+  await library.react(figure, seen, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
+  figure.querySelector(".picture")?.remove();
+  figure.removeAllListeners("plotly_click");
+  figure.on("plotly_click", ({ points: [point] }) => point.customdata?.mlflow && open(point.customdata.mlflow, "_blank", "noreferrer"));
+}
+
+addEventListener("resize", () => {
+  if (!library) for (const figure of shown.keys()) if (figure.clientWidth) draw(figure);
 });
 
+// Plotly, which from then on draws all figures: they tell what lies under the pointer, and can be zoomed and saved.
 export function plotly() {
-  loading ??= painted().then(read);
-  return loading;
+  reading ??= read().then(async (found) => {
+    library = found;
+    for (const figure of shown.keys()) await draw(figure);
+    return found;
+  });
+  return reading;
 }
 
 function read() {
@@ -23,6 +53,29 @@ function read() {
     script.onerror = () => reject(new Error("The plotting library could not be loaded."));
     document.head.append(script);
   });
+}
+
+// The names of the traces above their figure, as buttons that switch them off and on.
+function showLegend(figure) {
+  const { traces, hidden } = shown.get(figure);
+  const entries = traces.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => {
+    const { name } = trace;
+    const toggle = ({ currentTarget: button }) => {
+      if (!hidden.delete(name)) hidden.add(name);
+      button.setAttribute("aria-pressed", String(!hidden.has(name)));
+      return draw(figure);
+    };
+    return h("button", { type: "button", class: "quiet key", "aria-pressed": String(!hidden.has(name)), onclick: toggle }, sample(trace), name);
+  });
+  const legend = h("div", { class: "legend", role: "group", "aria-label": "Shown in the figure" }, entries);
+  if (figure.previousElementSibling?.classList.contains("legend")) figure.previousElementSibling.replaceWith(legend);
+  else figure.before(legend);
+}
+
+function sample({ mode, line, marker: dot }) {
+  return s("svg", { width: 20, height: 16, "aria-hidden": "true" },
+    mode.includes("lines") && line ? s("path", { d: "M0,8H20", stroke: line.color, "stroke-width": line.width, "stroke-dasharray": line.dash && "4,3" }) : null,
+    mode.includes("markers") ? marker({ ...dot, color: dot.color ?? line.color }, 10, 8) : null);
 }
 
 // Okabe and Ito's colours tell apart by every kind of colour sight; a marker says it once more.
@@ -46,15 +99,15 @@ const axis = () => ({
   title: { font: { size: 13, color: colour("ink") }, standoff: 10 },
 });
 
-export function layout(more) {
+function layout(more) {
   const { xaxis, yaxis, ...rest } = more;
   const narrow = innerWidth < 640;
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12.5, color: colour("ink") },
-    margin: { l: narrow ? 56 : 68, r: narrow ? 10 : 24, t: 12, b: 52 },
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, bgcolor: "rgba(0,0,0,0)" },
+    margin: { l: narrow ? 56 : 68, r: narrow ? 10 : 24, t: 8, b: 52 },
+    showlegend: false,
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line-strong"), font: { color: colour("ink"), size: 12.5 }, align: "left" },
     hovermode: "closest",
     dragmode: false,
@@ -79,5 +132,3 @@ export function logTicks(low, high, format, steps = [1, 2, 5]) {
   const kept = found.filter((_, i) => i % every === 0);
   return { tickvals: kept, ticktext: kept.map(format) };
 }
-
-export const CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false };

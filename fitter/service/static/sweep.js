@@ -9,6 +9,7 @@ import { h, put } from "./dom.js";
 import { wireExports } from "./export.js";
 import { showForest } from "./forest.js";
 import { drawMap, movePoint, wireMap } from "./map.js";
+import { plotly } from "./plot.js";
 import { showProgress } from "./progress.js";
 import { showFailed, showRuns } from "./runs.js";
 import { showSuggestions } from "./suggestions.js";
@@ -51,7 +52,20 @@ async function loadLaw(asked = askLaw()) {
 
 // What stands below, from above to below, one after the other: the dearest questions last.
 async function loadBelow() {
-  for (const part of [drawMap, showHistory, showHeldOut, showSuggestions]) await part(state);
+  for (const part of [drawMap, showHistory]) await part(state);
+  await Promise.all([enliven(), showHeldOut(state).then(() => showSuggestions(state))]);
+}
+
+// Plotly takes the pictures' place. Reading it holds the page up for a while, so it comes when the page can be read.
+async function enliven() {
+  try {
+    await plotly();
+    root.dataset.interactive = "true";
+  } catch (problem) {
+    const still = document.getElementById("still");
+    still.textContent = `${problem.message} The figures are still pictures: load the page again to have them answer to the pointer.`;
+    still.hidden = false;
+  }
 }
 
 async function reloadLaw() {
