@@ -1,29 +1,27 @@
 """How fast the service answers under load: p50 and p99 of `GET law` at a fixed rate, and a page of 1,000 runs.
 
-    python benchmarks/service_load.py [--rate 200] [--seconds 20]
+    python benchmarks/service_load.py [--rate 200] [--seconds 20] [--locust PATH]
 
 Makes a LACUNA_HOME of its own with an embedded Postgres, 50 sweeps of 1,000 runs and a law each, starts the service as
-a process, and asks at a steady rate whether or not earlier answers have come (an open loop, so that a slow answer is
-not hidden by the questions that it holds up). Budgets on 2 free cores: law p99 ≤ 15 ms at 200 requests/s; 1,000 runs
-≤ 60 ms; idle ≤ 250 MiB. Exits 1 when one is broken. The load average is printed too: on a busy machine only the
-service's own CPU time a request says anything.
+a process, and has Locust's users ask it (service_users.py) at a steady rate, whether or not earlier answers have come.
+Locust is a program of its own (`pip install locust`, in any environment). Budgets on 2 free cores: law p99 ≤ 15 ms at
+200 requests/s; 1,000 runs ≤ 60 ms; idle ≤ 250 MiB. Exits 1 when one is broken. The load average is printed too: on a
+busy machine only the service's own CPU time a request says anything. Locust counts whole milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -106,54 +104,38 @@ def fill(settings: Settings) -> None:
     engine.dispose()
 
 
-async def load(address: str, rate: float, seconds: float) -> list[float]:
-    """Times, in ms, of questions asked at a steady rate, each counted from when it was due.
+@dataclass(frozen=True)
+class Answers:
+    """What Locust saw of one kind of question."""
 
-    Plain sockets: a full client takes more of the two cores than the service that it asks.
-    """
-    host, port = address.removeprefix("http://").split(":")
-    due: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
-    times: list[float] = []
+    milliseconds: dict[int, int]
+    """Time of an answer → how many took it."""
 
-    async def connection() -> None:
-        reader, writer = await asyncio.open_connection(host, int(port), limit=2**22)
-        while True:
-            number, at = await due.get()
-            request = f"GET /v1/sweeps/sweep-{number % SWEEPS}/law HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
-            writer.write(request.encode())
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            assert head.startswith(b"http/1.1 200"), head
-            await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
-            if at:
-                times.append((time.perf_counter() - at) * 1e3)
-            due.task_done()
+    @property
+    def count(self) -> int:
+        """How many answers came."""
+        return sum(self.milliseconds.values())
 
-    connections = [asyncio.create_task(connection()) for _ in range(32)]
-    for number in range(SWEEPS):  # each law once: what is measured is the steady state
-        due.put_nowait((number, 0.0))
-    await due.join()
-    begun = time.perf_counter()
-    for number in range(int(rate * seconds)):
-        at = begun + number / rate
-        if (early := at - time.perf_counter()) > 0:
-            await asyncio.sleep(early)
-        due.put_nowait((number, at))
-    await due.join()
-    for task in connections:
-        task.cancel()
-    return times
+    def quantile(self, share: float) -> int:
+        """The time, in ms, that this share of the answers did not exceed."""
+        seen = 0
+        for time, count in sorted(self.milliseconds.items()):
+            seen += count
+            if seen >= share * self.count:
+                return time
+        raise ValueError("no answer came")
 
 
-def page_of_runs(address: str) -> list[float]:
-    """Times, in ms, of pages of 1,000 runs."""
-    times = []
-    with httpx.Client(base_url=address) as client:
-        for number in range(20):
-            begun = time.perf_counter()
-            answer = client.get(f"/v1/sweeps/sweep-{number}/runs?limit=1000")
-            times.append((time.perf_counter() - begun) * 1e3)
-            assert len(answer.json()["items"]) == RUNS
-    return times
+def asked(locust: str, address: str, user: str, users: int, seconds: float) -> Answers:
+    """Has users of a kind ask for some seconds. Raises RuntimeError when an answer was no success."""
+    file = Path(__file__).parent / "service_users.py"
+    command = [locust, "-f", str(file), user, "--host", address, "-u", str(users), "-r", str(users)]
+    command += ["-t", f"{seconds:g}s", "--headless", "--json", "--skip-log"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"locust failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    (statistics,) = json.loads(done.stdout)
+    return Answers({int(float(time)): count for time, count in statistics["response_times"].items()})
 
 
 def main() -> int:
@@ -161,9 +143,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rate", type=float, default=200)
+    parser.add_argument("--rate", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument(
+        "--locust", default=shutil.which("locust"), help="the program, where it is not on the path"
+    )
     options = parser.parse_args()
+    if options.locust is None:
+        parser.error("Locust is needed: pip install locust, or name it with --locust PATH")
     with tempfile.TemporaryDirectory(prefix="lacuna-load-", ignore_cleanup_errors=True) as home:
         settings = Settings(home=Path(home))
         fill(settings)
@@ -174,21 +161,22 @@ def main() -> int:
             record = json.loads((Path(home) / "serve.json").read_text())
             process = psutil.Process(record["pid"])
             idle = process.memory_info().rss / 2**20
+            asked(options.locust, record["url"], "Asker", options.rate, 3)  # what follows is the steady state
             spent = sum(process.cpu_times()[:2])
-            law = sorted(asyncio.run(load(record["url"], options.rate, options.seconds)))
-            spent = (sum(process.cpu_times()[:2]) - spent) / len(law) * 1e3
-            runs = sorted(page_of_runs(record["url"]))
+            law = asked(options.locust, record["url"], "Asker", options.rate, options.seconds)
+            spent = (sum(process.cpu_times()[:2]) - spent) / law.count * 1e3
+            runs = asked(options.locust, record["url"], "Lister", 1, options.seconds / 4)
             after = process.memory_info().rss / 2**20
         finally:
             subprocess.run([*serve, "--stop"], env=environment, check=True)
-    p99 = law[int(len(law) * 0.99)]
     print(
-        f"law at {options.rate:g}/s: p50 {statistics.median(law):.1f} ms, p99 {p99:.1f} ms, worst {law[-1]:.1f} ms"
+        f"law, {law.count / options.seconds:.0f} a second: p50 {law.quantile(0.5)} ms, p99 {law.quantile(0.99)} ms, "
+        f"worst {law.quantile(1)} ms"
     )
     print(f"CPU of the service: {spent:.2f} ms a request; load average {os.getloadavg()[0]:.1f}")
-    print(f"1,000 runs: median {statistics.median(runs):.1f} ms, worst {runs[-1]:.1f} ms")
+    print(f"1,000 runs: median {runs.quantile(0.5)} ms, worst {runs.quantile(1)} ms, of {runs.count}")
     print(f"memory: {idle:.0f} MiB idle, {after:.0f} MiB after")
-    return int(p99 > 15 or statistics.median(runs) > 60 or idle > 250)
+    return int(law.quantile(0.99) > 15 or runs.quantile(0.5) > 60 or idle > 250)
 
 
 if __name__ == "__main__":
