@@ -52,7 +52,7 @@ class RefitStatus:
     identified: bool
     """Whether these runs can identify the law."""
     missing: list[str] = field(default_factory=list)
-    """What is missing for that, one sentence each, with the runs that would supply it."""
+    """What a law waits for, one sentence each: the runs of the grid that are still to come, and others to add."""
     weak: list[str] = field(default_factory=list)
     """What will be known poorly, one sentence each."""
     version: int | None = None
@@ -169,7 +169,15 @@ def _look(session: Session, name: str, unfittable: _Unfittable) -> tuple[list[_L
     table = runs.table(session, name)
     # By all runs, not only those that are done: a group keeps its name while the sweep goes on.
     looks = [
-        _look_at(session, law, name, group, [table[place] for place in places], unfittable)
+        _look_at(
+            session,
+            law,
+            name,
+            group,
+            [table[place] for place in places],
+            unfittable,
+            cancelled=sweep.state == "cancelled",
+        )
         for group, places in (named(table) or {"": []}).items()
     ]
     return looks, sum(row["state"] == "completed" for row in table)
@@ -182,8 +190,11 @@ def _look_at(
     group: str,
     table: list[dict[str, Any]],
     unfittable: _Unfittable,
+    *,
+    cancelled: bool,
 ) -> _Look:
     done = [row for row in table if row["state"] == "completed"]
+    coming = [] if cancelled else [row for row in table if row["state"] in ("pending", "running")]
     rows = [{column: row[column] for column in _TABLE} for row in done]
     if any(row.get("unique_data") for row in done):
         # Only runs from elsewhere say it; where it is not said, no example was seen twice.
@@ -201,6 +212,8 @@ def _look_at(
         except FitError as error:
             missing = [str(error)]
     identified = verdict is not None and verdict.identified
+    if coming and not identified:
+        missing = _awaited(done, coming, law.form)
     tried, trouble = unfittable.get((sweep, group), ("", ""))
     if tried == digest:
         identified, missing = False, [trouble]
@@ -215,6 +228,21 @@ def _look_at(
         current=newest is not None and law.matches(newest, digest),
     )
     return _Look(status, rows, digest, law)
+
+
+def _awaited(done: list[dict[str, Any]], coming: list[dict[str, Any]], form: str) -> list[str]:
+    """What a law waits for whose sweep goes on: the runs that are still to come, and what they will not give either."""
+    columns = ("sparsity", "nonzero_params", "data")
+    # Whether runs identify a law does not depend on what their losses will be.
+    grid = [{**{column: row[column] for column in columns}, "loss": 1.0} for row in (*done, *coming)]
+    said = f"{len(coming)} of {len(done) + len(coming)} runs are still to come"
+    try:
+        lacking = gate(grid, form).missing
+    except FitError as error:
+        lacking = [str(error)]
+    if not lacking:
+        return [f"{said}; the law comes as soon as enough of them are done, and needs no others"]
+    return [f"{said}, and the law needs others too", *lacking]
 
 
 def _together(looks: Sequence[_Look], completed: int) -> RefitStatus:

@@ -156,15 +156,16 @@ def _no_law(
         404,
         "no-law-yet",
         "The sweep has no law yet",
-        "The law is fitted as soon as the completed runs identify it. " + " ".join(missing),
+        "The law is fitted as soon as the completed runs identify it: "
+        + ("; ".join(missing) or "they do, and it is on its way")
+        + ".",
         missing=missing,
     )
 
 
 def missing_for_a_law(connection: Connection, name: str, group: str | None) -> list[str]:
-    """One sentence for each thing that the completed runs of a sweep's group lack to identify its law."""
+    """One sentence for each thing that the law of a sweep's group waits for: runs of the grid, or others."""
     from fitter.refit import standing
 
     with Session(bind=connection) as session:
-        status = standing(session, name, group)
-    return status.missing if status.runs else ["No run has completed yet."]
+        return standing(session, name, group).missing

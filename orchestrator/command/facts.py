@@ -20,7 +20,7 @@ class InputError(ValueError):
 
 
 def no_law_yet(sweep: str, missing: list[str]) -> InputError:
-    """That a sweep has no law yet, and what its completed runs lack."""
+    """That a sweep has no law yet, and what it waits for."""
     return InputError("\n".join([f"{sweep} has no law yet:", *(f"  {line}" for line in missing)]))
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from fitter.refit import Refitter
 from ledger import fits, sweeps
 from ledger.errors import LedgerError
+from ledger.models import Run
 from tests.controller.watching import rows, until
 from tests.tracking.sweep_with_law import finish_all, plant_grid
 
@@ -18,13 +19,26 @@ from tests.tracking.sweep_with_law import finish_all, plant_grid
 def test_before_the_law_is_identified_it_says_what_is_missing(session: Session, engine: Engine) -> None:
     cells = plant_grid(session, "grid")
     refitter = Refitter(engine)
-    assert refitter.status("grid").missing == ["no run has completed yet"]
+    (awaited,) = refitter.status("grid").missing
+    assert f"{len(cells)} of {len(cells)} runs are still to come" in awaited
     finish_all(engine, cells[:3])
     status = refitter.refit("grid")
     assert (status.runs, status.identified, status.version) == (3, False, None)
-    assert status.missing
+    assert status.missing == [awaited.replace(str(len(cells)), str(len(cells) - 3), 1)]
     with pytest.raises(LedgerError, match="grid"):
         refitter.status("other")
+
+
+def test_runs_to_add_are_named_for_what_the_grid_will_not_give(session: Session, engine: Engine) -> None:
+    cells = plant_grid(session, "grid")
+    finish_all(engine, cells[:3])
+    for run in session.query(Run).all():
+        if run.cell["sparsity"] > 0.5:
+            run.state = "failed"
+    session.commit()
+    said, *lacking = Refitter(engine).status("grid").missing
+    assert "are still to come, and the law needs others too" in said
+    assert any("add runs at sparsity" in sentence for sentence in lacking)
 
 
 def test_the_same_runs_are_fitted_once_and_new_ones_make_a_new_version(

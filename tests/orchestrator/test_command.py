@@ -158,4 +158,5 @@ def test_status_of_a_new_sweep_says_what_its_law_lacks(
     done = lacuna("status", "small", LACUNA_HOME=str(tmp_path), LACUNA_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert "0 of 27 done" in done.stdout
-    assert "no run has completed yet" in done.stdout
+    assert "27 of 27 runs are still to come" in done.stdout
+    assert "add runs" not in done.stdout

@@ -52,13 +52,18 @@ def test_old_versions_stay_answerable(client: TestClient, fitted: Sweep, session
 def test_before_the_first_fit_the_answer_says_which_runs_are_missing(
     client: TestClient, sweep: Sweep, session: Session
 ) -> None:
-    assert client.get(LAW).json()["missing"] == ["No run has completed yet."]
+    enough = "the law comes as soon as enough of them are done, and needs no others"
+    assert client.get(LAW).json()["missing"] == [f"48 of 48 runs are still to come; {enough}"]
     grid.complete(session, sweep, {"sparsity": 0.0})
+    assert client.get(LAW).json()["missing"] == [f"36 of 48 runs are still to come; {enough}"]
+    # Once no more of them come, others are needed.
+    sweep.state = "cancelled"
+    session.commit()
     problem = client.get(LAW)
     assert problem.status_code == 404
     assert problem.headers["content-type"] == "application/problem+json"
     assert problem.json()["type"].endswith("#no-law-yet")
-    assert any("sparsity" in sentence for sentence in problem.json()["missing"])
+    assert any("add runs at sparsity" in sentence for sentence in problem.json()["missing"])
 
 
 def test_a_prediction_is_the_laws_own(client: TestClient, fitted: Sweep) -> None:

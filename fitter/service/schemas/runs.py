@@ -74,9 +74,7 @@ class ImportedRuns(Answer):
     added: int = Field(description="Runs that the sweep did not have before.")
     unchanged: int = Field(description="Rows that the sweep had already, with the same loss.")
     law_version: int | None = Field(None, description="Newest version of the sweep's law.")
-    missing: list[str] = Field(
-        default_factory=list, description="What the runs lack for a law, one sentence each."
-    )
+    missing: list[str] = Field(default_factory=list, description="What a law waits for, one sentence each.")
     links: dict[str, str]
 
 
