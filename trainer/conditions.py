@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from trainer.families import FAMILIES, rules
-from trainer.parts import OPTIMIZERS, PRECISIONS
+from trainer.parts import OPTIMIZERS, OPTIONS_OF, PRECISIONS
 from trainer.pruning.rounds import horizon, rewinds
 from trainer.pruning.rules import problems as pruning_problems
 
@@ -56,8 +56,13 @@ def problems_of(program: Program) -> list[str]:
             )
     if program.optimizer.name not in OPTIMIZERS:
         problems.append(f"optimizer {program.optimizer.name!r} is unknown: use {', '.join(OPTIMIZERS)}")
-    if program.optimizer.factored and program.optimizer.name != "adafactor":
-        problems.append(f"{program.optimizer.name} has no factored second moments: set factored: false")
+    problems += [
+        f"{program.optimizer.name} has no {option}: leave it out, or use {' or '.join(names)}"
+        for option, names in OPTIONS_OF.items()
+        if getattr(program.optimizer, option) and program.optimizer.name not in names
+    ]
+    if rate.linear_warmup and rate.schedule != "rsqrt":
+        problems.append(f"linear_warmup is of rsqrt: {rate.schedule} always rises linearly; leave it out")
     micro = program.numerics.micro_batch
     if micro < 0 or (micro and program.batch_size % micro):
         problems.append(

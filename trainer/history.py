@@ -26,7 +26,7 @@ def history_of(rate: LearningRate, pruning: Pruning, then: Switch | None, steps:
     learning_rate = _learning_rate_pieces(rate, end)
     if end < steps:
         # Further rounds repeat the first one's rates; which steps of it, the mask's piece says.
-        learning_rate.append(Piece(steps, {**dataclasses.asdict(rate), "horizon": end}))
+        learning_rate.append(Piece(steps, {**_stated(rate), "cooldown": rate.cooldown, "horizon": end}))
     mask = _mask_pieces(pruning, steps)
     # The first stream is static; only what comes after a switch is said, so all else has the keys that it had.
     data = [Piece(steps, {})] if then is None else [Piece(then.at, {}), Piece(steps, _switched(then))]
@@ -55,19 +55,23 @@ def history_text(
     return tuple((piece.until, canonical_text(piece.does)) for piece in pieces)
 
 
+def _stated(rate: LearningRate) -> dict[str, Any]:
+    """What holds over all steps. What is as it always was is not said, so that keys stay what they were."""
+    rising = {"linear_warmup": True} if rate.linear_warmup else {}
+    return {"schedule": rate.schedule, "base": rate.base, "warmup": rate.warmup, **rising}
+
+
 def _learning_rate_pieces(rate: LearningRate, steps: int) -> list[Piece]:
+    plain = _stated(rate)
     if rate.schedule == "constant":
-        return [Piece(steps, {"schedule": "constant", "base": rate.base, "warmup": rate.warmup})]
+        return [Piece(steps, plain)]
     if rate.schedule == "rsqrt":
-        plain = {"schedule": "rsqrt", "base": rate.base, "warmup": rate.warmup}
         if not rate.cooldown:
             return [Piece(steps, plain)]
         cooled = {**plain, "cooldown": rate.cooldown, "horizon": steps}
         return [Piece(steps - rate.cooldown, plain), Piece(steps, cooled)]
     # Cosine knows its horizon from the first step after the warm-up: nothing to share with another length.
-    return [
-        Piece(steps, {"schedule": rate.schedule, "base": rate.base, "warmup": rate.warmup, "horizon": steps})
-    ]
+    return [Piece(steps, {**plain, "horizon": steps})]
 
 
 def first_update(pruning: Pruning) -> int:

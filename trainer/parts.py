@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: What `Optimizer.name` and `Numerics.precision` may say.
-OPTIMIZERS = ("adafactor", "adamw")
+OPTIMIZERS = ("adafactor", "adafactor-vit", "adamw")
 PRECISIONS = ("float32", "bf16")
+
+#: Options of an optimiser that not every one has → those that have it.
+OPTIONS_OF: Mapping[str, tuple[str, ...]] = {
+    "factored": ("adafactor", "adafactor-vit"),
+    "weight_decay": ("adafactor-vit", "adamw"),
+}
 
 
 class ProgramError(ValueError):
@@ -74,6 +81,9 @@ class LearningRate:
     base: float = 1.0
     warmup: int = 10_000
     cooldown: int = 0  # last steps over which rsqrt falls linearly to zero; 0: none
+    linear_warmup: bool = (
+        False  # rsqrt rises linearly over the warm-up (the paper's ViT); else it is level (T5)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,8 +61,8 @@ def prepare(
     """Tokenise or decode SOURCE once, into LACUNA_HOME. Nothing is done where that has happened already; killed, the
     same command goes on where it was.
 
-    SOURCE is `python-source` (the Python files of this machine), `digits` (scikit-learn's images), a local text,
-    parquet or json file or a folder of such, or the id of a dataset on the Hugging Face hub.
+    SOURCE is `python-source` (the Python files of this machine), `digits` (scikit-learn's images), a local file
+    of text, parquet, arrow, csv or json or a folder of such, or the id of a dataset on the Hugging Face hub.
 
     \b
       lacuna data prepare python-source --max-tokens 8000000

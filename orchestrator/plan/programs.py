@@ -144,7 +144,7 @@ def _training(training: TrainingSpec, device: str, torch: str) -> tuple[Optimize
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
         ),
-        LearningRate(schedule=rate.schedule, base=rate.base, warmup=rate.warmup, cooldown=rate.cooldown),
+        LearningRate(**dict(rate)),
         Numerics(
             precision=training.precision,
             z_loss=training.z_loss,

@@ -21,6 +21,7 @@ from orchestrator.spec.schema import (
     TrainingSpec,
 )
 from trainer.errors import PretrainedError
+from trainer.parts import OPTIONS_OF
 from trainer.pretrained import inspect
 from trainer.program import Pruning
 from trainer.pruning.methods import method_for
@@ -86,7 +87,7 @@ class Cell:
 # Thousands of cells differ in size and seed only.
 @lru_cache(maxsize=1024)
 def _in_steps(pruning: PruningSpec, sparsity: float, steps: int) -> Pruning:
-    every = pruning.every
+    every = max(1, round(pruning.every * steps)) if pruning.every < 1 else int(pruning.every)
     start, end = (round(share * steps) for share in (pruning.start, pruning.end))
     if method_for(pruning.method).rewinds:
         start, end, every = in_rounds(start, pruning.rounds, steps)
@@ -269,9 +270,14 @@ def _cell_problems(cell: Cell) -> list[Problem]:
     if micro and batch % micro:
         message = f"does not divide the batch of {batch}: take a divisor, or 0 for the whole batch at once"
         problems.append(Problem(path="training.micro_batch", message=message, value=micro))
-    if cell.training.factored and cell.training.optimizer != "adafactor":
-        message = f"{cell.training.optimizer} has no factored second moments"
-        problems.append(Problem(path="training.factored", message=message, value=True))
+    training, rate = cell.training, cell.training.learning_rate
+    for option, names in OPTIONS_OF.items():
+        if (value := getattr(training, option)) and training.optimizer not in names:
+            message = f"{training.optimizer} has none: leave it out, or use {' or '.join(names)}"
+            problems.append(Problem(path=f"training.{option}", message=message, value=value))
+    if rate.linear_warmup and rate.schedule != "rsqrt":
+        message = f"is of rsqrt: {rate.schedule} always rises linearly; leave it out"
+        problems.append(Problem(path="training.learning_rate.linear_warmup", message=message, value=True))
     if cell.switch is not None and not 0 < cell.switch < cell.steps:
         message = f"is step {cell.switch}, which lies outside a run of {cell.steps} steps"
         problems.append(
@@ -280,10 +286,9 @@ def _cell_problems(cell: Cell) -> list[Problem]:
     if cell.switch is not None and cell.sparsity > 0 and method_for(pruning.method).rewinds:
         message = f"{pruning.method} goes back to an earlier step: it cannot switch its data"
         problems.append(Problem(path="data.then", message=message))
-    if cell.training.learning_rate.cooldown >= cell.steps:
+    if rate.cooldown >= cell.steps:
         message = f"does not fit into {cell.steps} steps"
-        cooldown = cell.training.learning_rate.cooldown
-        problems.append(Problem(path="training.learning_rate.cooldown", message=message, value=cooldown))
+        problems.append(Problem(path="training.learning_rate.cooldown", message=message, value=rate.cooldown))
     return problems
 
 
@@ -311,8 +316,8 @@ def _schedule_problems(cell: Cell) -> list[Problem]:
 def _misfits(pruning: PruningSpec, sparsity: float, steps: int) -> tuple[str, ...]:
     in_steps = _in_steps(pruning, sparsity, steps)
     found = list(method_for(pruning.method).problems(in_steps, steps))
-    if found and in_steps.end % pruning.every and not method_for(pruning.method).rewinds:
-        fits = max(every for every in range(1, pruning.every + 1) if in_steps.end % every == 0)
+    if found and not method_for(pruning.method).rewinds and in_steps.end % in_steps.every:
+        fits = max(every for every in range(1, in_steps.every + 1) if in_steps.end % every == 0)
         found[-1] += f"; pruning.every: {fits} fits, or take other steps"
     return tuple(found)
 

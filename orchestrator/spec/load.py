@@ -13,6 +13,7 @@ from orchestrator.spec.cells import POINT, VARIED, Cell, cells
 from orchestrator.spec.document import Document, read
 from orchestrator.spec.problems import Problem, SpecError
 from orchestrator.spec.schema import ModelSpec, Spec
+from trainer.data.source import LOCAL_KINDS
 from trainer.errors import ShapeError
 from trainer.pruning.rules import misfits
 from trainer.shapes import model_options
@@ -192,15 +193,12 @@ def _data_problems(value: dict[str, Any]) -> list[Problem]:
         if not isinstance(given, str):
             continue
         looks_local = given.startswith(("/", "./", "../", "~")) or (
-            name != "tokenizer" and given.endswith(_FILES)
+            name != "tokenizer" and given.endswith(tuple(LOCAL_KINDS))
         )
         if looks_local and not Path(given).expanduser().exists():
             message = "there is no such file or folder here: give a path that exists, or a `datasets` id"
             problems.append(Problem(path=f"data.{name}", message=message, value=given))
     return problems
-
-
-_FILES = (".txt", ".py", ".json", ".jsonl", ".parquet", ".csv")
 
 
 def _shape_problems(spec: Spec, found: list[Cell]) -> list[Problem]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -62,7 +63,15 @@ def _exact_int(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _whole_or_share(value: float) -> float:
+    if value >= 1 and not float(value).is_integer():
+        raise ValueError("must be a whole number of steps, or a share of the run below 1")
+    return value
+
+
 Count = Annotated[int, BeforeValidator(_exact_int)]
+#: So many steps, or below 1 that share of a run's.
+Period = Annotated[int | float, BeforeValidator(_exact_int), AfterValidator(_whole_or_share)]
 
 
 class Part(BaseModel):
@@ -96,7 +105,7 @@ class ModelSpec(BaseModel):
 class ThenSpec(Part):
     """Another source from some step on: fine-tuning after pre-training. All else is as in `data`."""
 
-    at: float = Field(
+    at: Annotated[float, AfterValidator(_whole_or_share)] = Field(
         gt=0, description="The first step on it; below 1: a share of the run's steps. Validation follows."
     )
     source: str = Field(description="As `data.source`.")
@@ -107,13 +116,6 @@ class ThenSpec(Part):
     label_column: str = Field("label", description="Column that holds their class numbers.")
     max_tokens: Count = Field(0, ge=0, description="Cap on prepared training tokens (or images); 0: none.")
     unique: Count = Field(0, ge=0, description="Train on a fixed subset of so many, repeated; 0: on all.")
-
-    @field_validator("at")
-    @classmethod
-    def _whole(cls, value: float) -> float:
-        if value >= 1 and not value.is_integer():
-            raise ValueError("must be a whole step, or a share below 1")
-        return value
 
 
 class DataSpec(Part):
@@ -174,7 +176,12 @@ class PruningSpec(Part):
         0.25, ge=0, le=1, description="First pruning step, share of all steps; gmp's is 0.25."
     )
     end: float = Field(0.75, ge=0, le=1, description="Last pruning step, share of all steps; gmp's is 0.75.")
-    every: Count = Field(100, ge=1, description="Steps between two mask updates; imp's rounds decide theirs.")
+    every: Period = Field(
+        100,
+        gt=0,
+        description="Steps between two mask updates; below 1: a share of the run's steps. acdc's phases: 0.01; imp's "
+        "rounds decide theirs.",
+    )
     rounds: Count = Field(
         3, ge=1, description="Prunings of imp; each goes back to `start` and trains to the round's end again."
     )
@@ -189,7 +196,7 @@ class PruningSpec(Part):
         start, end = method.window
         if method.rewinds and value.get("end", end) != end:
             raise ValueError("imp ends by its rounds: leave `end` out, and set `start` and `rounds`")
-        return {"start": start, "end": end, **value}
+        return {"start": start, "end": end, "every": method.period, **value}
 
     @field_validator("pattern")
     @classmethod
@@ -206,6 +213,10 @@ class LearningRateSpec(Part):
     )
     base: float = Field(1.0, gt=0, description="Multiplies the schedule: base / sqrt(max(step, warmup)).")
     warmup: Count = Field(10_000, ge=1, description="Steps before the decay begins.")
+    linear_warmup: bool = Field(
+        False,
+        description="rsqrt: rise linearly over the warm-up (the paper's ViT), not level (T5). Others always rise.",
+    )
     cooldown: Count = Field(0, ge=0, description="Last steps over which rsqrt falls to zero; 0: none.")
 
 
@@ -219,13 +230,15 @@ class TrainingSpec(Part):
         description="Examples of one forward pass, a divisor of batch_size: saves memory; 0: all at once.",
     )
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = Field(
-        "adafactor", description="adafactor is the paper's, sparsity-aware."
+        "adafactor",
+        description="adafactor is the paper's for T5, sparsity-aware; adafactor-vit its ViTs', with momentum; adamw.",
     )
     factored: bool = Field(
-        False, description="Second moments of adafactor as one number a row and a column, not one a weight."
+        False,
+        description="Second moments of either adafactor as one number a row and a column, not one a weight.",
     )
     weight_decay: float = Field(
-        0.0, ge=0, description="Decoupled weight decay, times the learning rate (adamw)."
+        0.0, ge=0, description="Decoupled weight decay, times the learning rate (adamw, adafactor-vit)."
     )
     clip_norm: float = Field(0.0, ge=0, description="Gradient clipping by global norm; 0: none.")
     learning_rate: LearningRateSpec = LearningRateSpec()  # type: ignore[call-arg]

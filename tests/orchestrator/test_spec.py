@@ -51,6 +51,20 @@ def test_spelling_does_not_change_what_a_spec_is(rewrite) -> None:  # type: igno
     assert key_of(load_spec(rewrite(SMALL)).canonical()) == key_of(load_spec(SMALL).canonical())
 
 
+def test_a_period_may_be_a_share_of_the_run_as_acdcs_phases_are() -> None:
+    """RECIPE section 4: dense to 10 %, phases of 1 % of the run each."""
+    lengths = SMALL.replace("steps: [80, 160, 320]", "steps: [200, 1000]")
+    for pruning in ("{method: acdc}", "{method: acdc, every: 0.01}"):
+        spec = load_spec(lengths.replace("{every: 10}", pruning))
+        windows = {
+            cell.steps: (chosen.start, chosen.end, chosen.every)
+            for cell in cells(spec)[0]
+            if (chosen := cell.pruning_in_steps()).sparsity
+        }
+        assert windows == {200: (20, 180, 2), 1000: (100, 900, 10)}
+    assert "whole number of steps, or a share" in problems(SMALL.replace("10}", "2.5}"))["pruning.every"]
+
+
 def test_every_problem_is_told_at_once_with_line_value_and_what_would_be_right() -> None:
     text = (
         "name: Foo\n"
@@ -98,6 +112,11 @@ def test_every_problem_is_told_at_once_with_line_value_and_what_would_be_right()
         (("nonzero_params: [16e3,", "nonzero_params: [3,"), "grid.nonzero_params[0]", "too small"),
         (("{every: 10}", "{every: 10, pattern: '2:4'}"), "grid.sparsity", "means a sparsity of 0.5"),
         (("{every: 10}", "{every: 10, pattern: '4:2'}"), "pruning.pattern", "n:m with n < m"),
+        (
+            ("training: {", "training: {weight_decay: 0.1, "),
+            "training.weight_decay",
+            "use adafactor-vit or adamw",
+        ),
         (("{every: 10}", "{every: 10, start: 0.8}"), "grid.steps", "from step 256 to 240"),
         (("warmup: 40", "warmup: 40, cooldown: 100"), "training.learning_rate.cooldown", "80 steps"),
         (

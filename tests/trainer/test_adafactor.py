@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -50,6 +51,60 @@ class FactoredReference:
         u = u / max(1.0, np.sqrt((u[alive] ** 2).sum() / nnz))
         scale = np.sqrt(max(np.sqrt((p**2).mean()), 1e-3) ** 2 * p.size / nnz)
         self.p = (p - rate * scale * u).reshape(self.p.shape)
+
+
+class VitReference:
+    """RECIPE section 3, the ViT's AdaFactor as big_vision has it, one tensor; matrices factored where asked."""
+
+    def __init__(self, weights: np.ndarray, factored: bool) -> None:
+        self.p, self.factored = weights.astype(np.float64), factored and weights.ndim > 1
+        self.v, self.m = np.zeros_like(self.p), np.zeros_like(self.p)
+        self.row, self.column = np.zeros(len(self.p)), np.zeros(self.p[0].size)
+
+    def step(self, gradient: np.ndarray, rate: float, step: int) -> None:
+        g = gradient.astype(np.float64)
+        beta2 = min(0.999, 1 - (step + 1) ** -0.8)
+        if self.factored:
+            squares = (g**2 + 1e-30).reshape(len(g), -1)
+            self.row = beta2 * self.row + (1 - beta2) * squares.mean(axis=1)
+            self.column = beta2 * self.column + (1 - beta2) * squares.mean(axis=0)
+            v = (np.outer(self.row, self.column) / self.row.mean()).reshape(g.shape)
+        else:
+            v = self.v = beta2 * self.v + (1 - beta2) * (g**2 + 1e-30)
+        self.m = 0.9 * self.m + 0.1 * g / np.sqrt(v)
+        decay = 0.03 if g.ndim > 1 else 0.0
+        self.p = self.p - rate * (self.m + decay * self.p)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_the_vits_adafactor_follows_big_vision_step_by_step(factored: bool) -> None:
+    draw = np.random.default_rng(7)
+    flat = FlatParameters(_module(draw))
+    optimizer = build(Optimizer(name="adafactor-vit", factored=factored, weight_decay=0.03), flat)
+    references = {name: VitReference(view.numpy(), factored) for name, view in flat.views.items()}
+    pruned = draw.random((8, 8)) < 0.75
+    gradient = flat.zeros()
+    # Beside the first steps one far behind the cap of β2, which t^(−0.8) meets at step 5,624.
+    for count, step in enumerate([0, 1, 2, 3, 4, 5, 9_000, 9_001]):
+        for name, reference in references.items():
+            values = draw.normal(size=reference.p.shape).astype(np.float32)
+            flat.view_of(gradient)[name].copy_(torch.from_numpy(values))
+            reference.step(values, 0.05, step)
+        optimizer.step(gradient, 0.05, step)
+        if count >= 4:
+            references["pruned"].p[pruned] = 0
+            flat.views["pruned"][torch.from_numpy(pruned)] = 0
+        for name, reference in references.items():
+            np.testing.assert_allclose(
+                flat.views[name].numpy(), reference.p, rtol=5e-5, atol=1e-6, err_msg=f"{name} {step}"
+            )
+    assert (references["pruned"].m[pruned] != 0).all(), "moments stay dense"
+    grown = torch.from_numpy(draw.random((8, 8)) < 0.5)
+    optimizer.forget("pruned", grown)
+    state = optimizer.state()
+    assert torch.equal(state["m"]["pruned"] == 0, grown)
+    for kind in ("row", "column") if factored else ():
+        assert (state[kind]["pruned"] != 0).all(), "it has seen their gradients all along"
 
 
 def test_factored_moments_follow_the_chain_step_by_step() -> None:

@@ -95,8 +95,9 @@ def test_two_at_once_end_with_one_result(corpus: Path, tmp_path: Path) -> None:
     assert [entry for entry in tmp_path.iterdir() if entry.is_dir() and entry.name != "cache"] == [first.path]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "arrow"])
 def test_tables_are_read_by_their_text_column(kind: str, tmp_path: Path) -> None:
+    import datasets
     import pandas as pd
 
     texts = [f"row {index} " * 10 for index in range(60)]
@@ -104,6 +105,11 @@ def test_tables_are_read_by_their_text_column(kind: str, tmp_path: Path) -> None
     file = tmp_path / f"rows.{kind}"
     if kind == "parquet":
         frame.to_parquet(file)
+    elif kind == "csv":
+        frame.to_csv(file, index=False)
+    elif kind == "arrow":
+        # A folder, with files of json beside the table that are none of the data.
+        datasets.Dataset.from_pandas(frame).save_to_disk(str(file))
     else:
         frame.to_json(file, orient="records", lines=True)
     source = DataSource(source=str(file), text_column="body", validation_share=0.2)

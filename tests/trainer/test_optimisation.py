@@ -72,6 +72,23 @@ def test_a_cooldown_falls_to_nothing_behind_a_shared_history() -> None:
     assert ratios == pytest.approx([(100 - step) / 21 for step in range(80, 100)])
 
 
+def test_a_linear_warm_up_to_rsqrt_is_big_visions() -> None:
+    rate = LearningRate(base=0.08, warmup=10_000, cooldown=50_000, linear_warmup=True)
+    for step in (0, 4_999, 9_999, 10_000, 60_000, 169_999, 200_000, 219_999):
+        # big_vision's rsqrt: 8e-4 · √(timescale / step) behind the warm-up, of which step s is (s + 1)/warmup.
+        wanted = 8e-4 * min(1.0, (step + 1) / 10_000) * math.sqrt(10_000 / max(step, 10_000))
+        wanted *= min(1.0, (220_000 - step) / 50_001)
+        assert learning_rate(rate, step, 220_000) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_how_it_warms_up_is_in_the_key(program: Make) -> None:
+    level, rising = (
+        program(steps=4, learning_rate=LearningRate(warmup=10, linear_warmup=linear)).key_at(1)
+        for linear in (False, True)
+    )
+    assert level != rising
+
+
 def test_cosine_and_constant() -> None:
     constant, cosine = LearningRate(schedule="constant", warmup=4), LearningRate(schedule="cosine", warmup=4)
     assert [learning_rate(constant, step, 9) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
@@ -99,9 +116,23 @@ CONSTANT = LearningRate(schedule="constant", base=3e-3, warmup=4)
         {"numerics": Numerics(micro_batch=1)},
         {"optimizer": Optimizer(factored=True), "pruning": RIGL},
         {"optimizer": Optimizer(name="adamw"), "learning_rate": CONSTANT, "pruning": RIGL},
+        {
+            "optimizer": Optimizer(name="adafactor-vit", factored=True, weight_decay=0.03, clip_norm=1.0),
+            "learning_rate": LearningRate(base=0.01, warmup=4, linear_warmup=True),
+            "pruning": RIGL,
+        },
         {"numerics": Numerics(label_smoothing=0.1, z_loss=1e-3)},
     ],
-    ids=["adamw-cosine", "clip-cooldown", "bf16", "micro", "rigl-factored", "rigl-adamw", "smoothing"],
+    ids=[
+        "adamw-cosine",
+        "clip-cooldown",
+        "bf16",
+        "micro",
+        "rigl-factored",
+        "rigl-adamw",
+        "rigl-vit",
+        "smoothing",
+    ],
 )
 def test_a_cut_changes_no_bit(
     options: dict[str, Any], program: Make, prepared: Prepared, tmp_path: Path
@@ -175,8 +206,10 @@ def test_bf16_comes_close_to_float32(program: Make, prepared: Prepared) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"optimizer": Optimizer(name="lion")}, "use adafactor, adamw"),
-        ({"optimizer": Optimizer(name="adamw", factored=True)}, "set factored: false"),
+        ({"optimizer": Optimizer(name="lion")}, "use adafactor, adafactor-vit, adamw"),
+        ({"optimizer": Optimizer(name="adamw", factored=True)}, "adamw has no factored: leave it out"),
+        ({"optimizer": Optimizer(weight_decay=0.1)}, "adafactor has no weight_decay: leave it out"),
+        ({"learning_rate": LearningRate(schedule="cosine", linear_warmup=True)}, "linear_warmup is of rsqrt"),
         ({"numerics": Numerics(micro_batch=3)}, "3, which does not divide the batch of 4"),
         ({"numerics": Numerics(precision="fp8")}, "use float32, bf16"),
         ({"learning_rate": LearningRate(schedule="step")}, "use rsqrt, cosine or constant"),

@@ -39,7 +39,7 @@ def _contents(source: DataSource, cache: Path) -> Iterator[bytes]:
 
 
 def rows(source: DataSource, cache: Path) -> Iterator[dict[str, Any]]:
-    """The rows of the tables of `source`: local parquet and json files, or a dataset from the hub.
+    """The rows of the tables of `source`: local files of tables, or a dataset from the hub.
 
     Images stay encoded: who reads them decodes them in its own process.
     """

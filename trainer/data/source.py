@@ -19,7 +19,13 @@ PYTHON_SOURCE = "python-source"
 DIGITS = "digits"
 
 #: Endings of local files that can be read, and the `datasets` builder that reads them ("" : as text, by ourselves).
-LOCAL_KINDS = {".txt": "", ".py": "", ".md": "", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+LOCAL_KINDS = {
+    **{".txt": "", ".py": "", ".md": ""},
+    **{".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"},
+}
+
+#: What `Dataset.save_to_disk` writes beside its arrow files.
+_BESIDE_ARROW = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,8 @@ def local_files(path: Path) -> list[Path]:
             for name in names
             if Path(name).suffix.lower() in LOCAL_KINDS
         )
+        if any(file.suffix.lower() == ".arrow" for file in found):
+            found = [file for file in found if file.name not in _BESIDE_ARROW]
     if not found:
         raise DataError(f"{str(path)!r} holds no file that ends in {', '.join(LOCAL_KINDS)}")
     return found

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from trainer.flat import FlatParameters
 from trainer.optim.adafactor import AdaFactor
+from trainer.optim.adafactor_vit import VitAdaFactor
 from trainer.optim.adamw import AdamW
-from trainer.optim.factored import FactoredAdaFactor
 from trainer.optim.update import Update
 from trainer.program import Optimizer
 
@@ -19,8 +19,7 @@ def build(optimizer: Optimizer, parameters: FlatParameters) -> Update:
 
 #: Optimisers by the name that `Optimizer.name` uses; the names stand in `trainer.program` too, which has no torch.
 OPTIMIZERS: Mapping[str, Callable[[Optimizer, FlatParameters], Update]] = {
-    "adafactor": lambda optimizer, parameters: (FactoredAdaFactor if optimizer.factored else AdaFactor)(
-        optimizer, parameters
-    ),
+    "adafactor": AdaFactor,
+    "adafactor-vit": VitAdaFactor,
     "adamw": AdamW,
 }

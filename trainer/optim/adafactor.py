@@ -1,8 +1,9 @@
 """AdaFactor (Shazeer and Stern 2018) made aware of sparsity, as the paper trains T5 (RECIPE section 4).
 
-In order: divide by √v with unfactored second moments, β2_t = 1 − t^(−0.8), ε 1e-30; clip by max(1, RMS over non-zero
-weights of u); times the learning rate; times √(max(rms(p), 1e-3)² · numel/nnz). No momentum. A layer whose weights
-are all zero counts as dense: its RMS is taken over all weights and numel/nnz is 1.
+In order: divide by √v (unfactored, as in the paper, or factored: masks act on what follows alone), β2_t = 1 − t^(−0.8),
+ε 1e-30; clip by max(1, RMS over non-zero weights of u); times the learning rate; times
+√(max(rms(p), 1e-3)² · numel/nnz). No momentum, no weight decay. A layer whose weights are all zero counts as dense: its
+RMS is taken over all weights and numel/nnz is 1.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import torch
 from torch import Tensor
 
 from trainer.flat import FlatParameters
+from trainer.optim.moments import moments_of
 from trainer.optim.update import Update
 from trainer.program import Optimizer
 
 
 class AdaFactor(Update):
-    """State: v, the running mean of squared gradients, one float32 a weight (also for pruned ones: it stays dense)."""
+    """State: the second moments (`trainer.optim.moments`)."""
 
     def __init__(self, optimizer: Optimizer, parameters: FlatParameters) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
-        self._allocate()
+        self._moments = moments_of(optimizer, parameters)
         self._cut: tuple[Tensor, list[Tensor]] | None = None
         self._masked = parameters.zeros()
         self._weights = list(parameters.views.values())
@@ -32,11 +34,8 @@ class AdaFactor(Update):
             [float(weight.numel()) for weight in self._weights], device=parameters.data.device
         )
 
-    def _allocate(self) -> None:
-        self._v = self._parameters.zeros()
-
     def state(self) -> dict[str, dict[str, Tensor]]:
-        return {"v": self._parameters.view_of(self._v)}
+        return self._moments.state()
 
     def numbers(self, rate: float, step: int) -> Sequence[float]:
         return float(step + 1) ** -self._optimizer.decay_exponent, -rate  # 1 − β2_t
@@ -45,7 +44,7 @@ class AdaFactor(Update):
         chosen, weights = self._optimizer, self._parameters.data
         arrival, pace = numbers.unbind()
         update = gradient
-        self._normalise(update, arrival)
+        self._moments.normalise(update, arrival, self._masked)
         # Counted as a sum of ones: XLA takes 0⁰ for 1, which a norm of order 0 would run into.
         alive_weights = self._masked.copy_(weights != 0)
         nonzero = torch.stack(torch._foreach_norm(self._masked_views, 1))
@@ -73,9 +72,3 @@ class AdaFactor(Update):
         if self._cut is None or self._cut[0] is not update:
             self._cut = update, list(self._parameters.view_of(update).values())
         return self._cut[1]
-
-    def _normalise(self, update: Tensor, arrival: Tensor) -> None:
-        """Divide the gradient in place by √v, v brought up to date with it."""
-        squared = torch.mul(update, update, out=self._masked).add_(self._optimizer.epsilon)
-        self._v.lerp_(squared, arrival)
-        update.div_(torch.sqrt(self._v, out=self._masked))

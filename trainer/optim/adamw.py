@@ -1,8 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019), for comparison with the paper's AdaFactor.
 
-β1 0.9, β2 0.999, ε 1e-8 as published. Weight decay is decoupled, times the learning rate, and acts on weights of two
-or more dimensions: norm scales and biases are no capacity to be held down. It knows nothing of sparsity; masks are
-applied after it, so momentum revives no pruned weight.
+β1 0.9, β2 0.999, ε 1e-8 as published. Weight decay is decoupled, times the learning rate. It knows nothing of sparsity;
+masks are applied after it, so momentum revives no pruned weight.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.flat import FlatParameters
-from trainer.optim.update import Update
+from trainer.optim.update import Update, decayed
 from trainer.program import Optimizer
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -26,7 +25,7 @@ class AdamW(Update):
         self._parameters = parameters
         self._decay = optimizer.weight_decay
         self._m, self._v, self._spare = (parameters.zeros() for _ in range(3))
-        self._matrices = [view for view in parameters.views.values() if view.dim() >= 2]
+        self._matrices = decayed(parameters)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         return {"m": self._parameters.view_of(self._m), "v": self._parameters.view_of(self._v)}

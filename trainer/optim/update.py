@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.flat import FlatParameters
+
 
 class Update(ABC):
     """One optimiser bound to its parameters.
@@ -22,9 +24,12 @@ class Update(ABC):
         """Kind of state → parameter name → view; loading copies into the views."""
 
     def forget(self, name: str, grown: Tensor) -> None:
-        """Zero what is known of the weights of `name` where `grown` [as the weight] is true."""
+        """Zero what is known of the weights of `name` where `grown` [as the weight] is true.
+
+        What is known of a whole row or column stays: it has seen their gradients all along.
+        """
         for views in self.state().values():
-            if name in views:
+            if name in views and views[name].shape == grown.shape:
                 views[name].masked_fill_(grown, 0.0)
 
     @abstractmethod
@@ -38,3 +43,9 @@ class Update(ABC):
     def step(self, gradient: Tensor, rate: float, step: int) -> None:
         """Both halves."""
         self.move(gradient, torch.tensor(self.numbers(rate, step), device=gradient.device))
+
+
+def decayed(parameters: FlatParameters) -> list[Tensor]:
+    """The weights on which decay acts, of two or more dimensions: norm scales and biases are no capacity to be held
+    down."""
+    return [view for view in parameters.views.values() if view.dim() >= 2]

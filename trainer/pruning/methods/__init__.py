@@ -75,6 +75,7 @@ class Method:
     """One method.
 
     window: default start and end of pruning, as shares of a run.
+    period: default `every`, in steps; below 1 as a share of a run.
     problems: what is wrong with these settings for a run of so many steps.
     level: the share of the target sparsity in force while step t is computed, t ≥ the first update.
     before: the action before the forward pass of step t. update: the action with its optimiser update: a Rank looks
@@ -88,6 +89,7 @@ class Method:
     """
 
     window: tuple[float, float]
+    period: float = 100
     problems: Callable[[Pruning, int], list[str]]
     level: Callable[[Pruning, int], float]
     before: Callable[[Pruning, int], Action | None] = _nothing

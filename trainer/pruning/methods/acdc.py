@@ -33,4 +33,4 @@ def _before(pruning: Pruning, step: int) -> Action | None:
     return Rank() if _level(pruning, step) else Release()
 
 
-METHOD = Method(window=(0.1, 0.9), problems=_problems, level=_level, before=_before)
+METHOD = Method(window=(0.1, 0.9), period=0.01, problems=_problems, level=_level, before=_before)
