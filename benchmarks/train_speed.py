@@ -1,10 +1,12 @@
 """Our loop, dense and pruned, beside `transformers.Trainer`: same model, batches, precision and optimiser (AdamW).
 
-    python benchmarks/train_speed.py --width 64 --steps 300
+    python benchmarks/train_speed.py --width 8 12 18 72          one thread of a CPU, the quickstart's shapes
+    python benchmarks/train_speed.py --device cuda               a GPU: T5 of 4 + 4 layers at d = 256, 768, 1024, bf16
 
-Each runs in a process of its own, in turn, on one thread. The time of a step is processor time, so that a busy machine
-does not blur the comparison; evaluation and checkpoints are left out. Needs `accelerate` for the Trainer's row, which
-is left out without it.
+Each row is a process of its own. On a CPU all take turns of a few steps, so that what else the machine does meets them
+alike, and processor time counts; the ratio is the median over the turns. On a GPU one comes after the other and wall
+time counts, with the share of the GPU's peak of bf16 products that the model's FLOPs take. Evaluation and checkpoints
+are left out. Needs `accelerate` for the Trainer's rows, which are left out without it.
 """
 
 from __future__ import annotations
@@ -12,62 +14,104 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from trainer import families
 from trainer.data import DataSource, Prepared, open_prepared, prepare
-from trainer.program import DataStream, LearningRate, Optimizer, Program, Pruning
+from trainer.program import DataStream, LearningRate, Numerics, Optimizer, Program, Pruning
 from trainer.shapes import shape_for
 
-#: Steps that are not timed: allocators and caches settle.
-WARM_UP = 30
+#: Steps that are not timed: allocators and caches settle, a GPU's passes are compiled.
+WARM_UP = 40
+
+#: bf16 products a second, dense, by what the driver calls the GPU (NVIDIA's data sheets).
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
+
+#: What a device trains: widths, heads of a width, layers of encoder and decoder, vocabulary, batch, length, precision.
+SIZES: dict[str, dict[str, Any]] = {
+    "cpu": {"widths": [8, 12, 18, 72], "layers": 2, "vocabulary": 384, "batch": 16, "length": 96},
+    "cuda": {"widths": [256, 768, 1024], "layers": 4, "vocabulary": 32128, "batch": 64, "length": 512},
+}
+
+Clock = Callable[[], float]
 
 
 def program_of(
-    data: Prepared, width: int, heads: int, steps: int, *, pruned: bool, optimizer: str
+    data: Prepared,
+    width: int,
+    heads: int,
+    steps: int,
+    *,
+    pruned: bool = False,
+    optimizer: str = "adamw",
+    device: str = "cpu",
 ) -> Program:
-    """The quickstart's kind of model and batch; masks move every 30 steps for all of the timed steps."""
+    """T5 of that width; masks move every 30 steps for all of the timed steps."""
+    size = SIZES[device]
     model = {
         "d_model": width,
         "heads": heads,
         "d_ff": 8 * width // 3,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
+        "encoder_layers": size["layers"],
+        "decoder_layers": size["layers"],
+        "vocab_size": size["vocabulary"],
     }
     total = steps + WARM_UP + 31
     return Program(
         family="t5",
-        shape=shape_for("t5", 12 * width**2 * 4, {**model, "vocab_size": 384}).dims,
-        data=DataStream(digest=data.digest, sequence_length=96),
-        batch_size=16,
+        shape=shape_for("t5", 12 * width**2 * 2 * size["layers"], model).dims,
+        data=DataStream(digest=data.digest, sequence_length=size["length"]),
+        batch_size=size["batch"],
         steps=total,
         optimizer=Optimizer(name=optimizer),
         learning_rate=LearningRate(schedule="constant", base=1e-3, warmup=0),
         pruning=Pruning(sparsity=0.75 if pruned else 0.0, start=0, end=(total - 1) // 30 * 30, every=30),
+        numerics=Numerics(precision="float32" if device == "cpu" else "bf16", device_type=device),
     )
 
 
-def ours(program: Program, data: Prepared, steps: int) -> float:
-    """Seconds of processor time a step of our loop."""
+class Turns:
+    """In a row's process: so many steps as a line of standard input says, then a line with their seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left = WARM_UP
+        self._begin = 0.0
+
+    def more(self) -> bool:
+        """To be asked after every step: whether another one is wanted."""
+        self._left -= 1
+        if self._left:
+            return True
+        print(json.dumps(self._clock() - self._begin), flush=True)
+        line = sys.stdin.readline()
+        self._left = int(line or 0)
+        self._begin = self._clock()
+        return bool(line)
+
+
+def ours(program: Program, data: Prepared, turns: Turns) -> None:
+    """Our loop."""
     from trainer.devices import device_for
     from trainer.run import Run
 
-    run = Run(program, data, device_for("cpu"))
-    for _ in range(WARM_UP):
+    run = Run(program, data, device_for(program.numerics.device_type))
+    run.advance()
+    while turns.more():
         run.advance()
-    begin = time.process_time()
-    for _ in range(steps):
-        run.advance()
-    return (time.process_time() - begin) / steps
 
 
-def theirs(program: Program, data: Prepared, steps: int) -> float:
-    """Seconds of processor time a step of `transformers.Trainer`, the same batches through a plain data loader."""
+def theirs(program: Program, data: Prepared, turns: Turns, *, compiled: bool) -> None:
+    """`transformers.Trainer`, the same batches through a plain data loader."""
     import torch
     import transformers
     from torch.utils.data import Dataset
@@ -75,7 +119,9 @@ def theirs(program: Program, data: Prepared, steps: int) -> float:
     from trainer import models
     from trainer.data.batches import Batches
 
-    torch.set_num_threads(1)
+    on_cpu = program.numerics.device_type == "cpu"
+    if on_cpu:
+        torch.set_num_threads(1)
     batches = Batches(program.data, data, batch_size=program.batch_size, seed=program.seed)
     network = models.build(program.family, program.shape, program.seed, z_loss=0.0)
 
@@ -90,16 +136,14 @@ def theirs(program: Program, data: Prepared, steps: int) -> float:
                 "labels": torch.from_numpy(batch["targets"]),
             }
 
-    marks: dict[int, float] = {}
-
-    class Clock(transformers.TrainerCallback):
+    class Asked(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            marks[state.global_step] = time.process_time()
+            control.should_training_stop = not turns.more()
 
     with tempfile.TemporaryDirectory() as folder:
         settings = transformers.TrainingArguments(
             output_dir=folder,
-            max_steps=WARM_UP + steps,
+            max_steps=program.steps,
             per_device_train_batch_size=1,
             learning_rate=1e-3,
             lr_scheduler_type="constant",
@@ -108,60 +152,163 @@ def theirs(program: Program, data: Prepared, steps: int) -> float:
             logging_strategy="no",
             save_strategy="no",
             report_to=[],
-            use_cpu=True,
+            use_cpu=on_cpu,
+            bf16=program.numerics.precision == "bf16",
+            torch_compile=compiled,
             disable_tqdm=True,
-            dataloader_pin_memory=False,
+            dataloader_pin_memory=not on_cpu,
         )
         transformers.Trainer(
             model=network.module,
             args=settings,
             train_dataset=Rows(),
             data_collator=lambda rows: rows[0],
-            callbacks=[Clock()],
+            callbacks=[Asked()],
         ).train()
-    return (marks[WARM_UP + steps] - marks[WARM_UP]) / steps
 
 
-def child(row: str, data: str, width: int, heads: int, steps: int) -> None:
-    """Measure one row and print it as JSON."""
+def child(row: str, data: str, width: int, heads: int, steps: int, device: str) -> None:
+    """Take turns at one row; at last a line with its peak of memory in MB and the GPU's name."""
+    import torch
+
     prepared = open_prepared(Path(data))
     optimizer = "adafactor" if "adafactor" in row else "adamw"
-    program = program_of(prepared, width, heads, steps, pruned="pruned" in row, optimizer=optimizer)
-    seconds = (theirs if row == "transformers.Trainer" else ours)(program, prepared, steps)
-    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    pruned = "pruned" in row
+    program = program_of(prepared, width, heads, steps, pruned=pruned, optimizer=optimizer, device=device)
+
+    def after_all_work() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    turns = Turns(time.process_time if device == "cpu" else after_all_work)
+    if row.startswith("transformers.Trainer"):
+        theirs(program, prepared, turns, compiled="compiled" in row)
+    else:
+        ours(program, prepared, turns)
+    if device == "cpu":
+        peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, ""
+    else:
+        peak, name = torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
+    print(json.dumps([peak, name]), flush=True)
+
+
+class Row:
+    """A row's process, warm once this returns."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def turn(self, steps: int) -> float:
+        """Seconds a step, over so many."""
+        self._ask(f"{steps}\n")
+        return float(self._answer()) / steps
+
+    def end(self) -> tuple[float, str]:
+        """Peak of memory in MB, and the GPU's name."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        peak, name = self._answer()
+        self._process.wait()
+        return peak, name
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+        self._process.stdin.flush()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        # The Trainer says what it pleases on standard output too.
+        for line in self._process.stdout:
+            if line.startswith(("[", *"0123456789")):
+                return json.loads(line)
+        raise SystemExit(f"a row ended before it was asked to:\n{self._process.stderr.read()[-4000:]}")
+
+
+@contextmanager
+def started(commands: Sequence[Sequence[str]]) -> Iterator[list[Row]]:
+    """The rows of these commands; what is still there at the end is killed."""
+    rows: list[Row] = []
+    try:
+        for command in commands:
+            rows.append(Row(command))
+        yield rows
+    finally:
+        for row in rows:
+            row.kill()
+
+
+def table(
+    rows: Sequence[str], data: Path, width: int, heads: int, device: str, turns: int, steps: int
+) -> None:
+    """Measure the rows at one width and print them."""
+    common = ["--heads", str(heads), "--steps", str(turns * steps), "--device", device, "--width", str(width)]
+    commands = {row: [sys.executable, __file__, "--row", row, str(data), *common] for row in rows}
+    found: dict[str, list[float]] = {row: [] for row in rows}
+    ends: dict[str, tuple[float, str]] = {}
+    # On a CPU all are alive and take turns; a GPU is theirs alone, one after the other.
+    for group in [list(rows)] if device == "cpu" else [[row] for row in rows]:
+        with started([commands[row] for row in group]) as processes:
+            for _ in range(turns):
+                for row, process in zip(group, processes, strict=True):
+                    found[row].append(process.turn(steps))
+            ends |= {row: process.end() for row, process in zip(group, processes, strict=True)}
+    program = program_of(open_prepared(data), width, heads, turns * steps, device=device)
+    flops = flops_of(program, open_prepared(data))
+    first = found[rows[0]]
+    for row in rows:
+        peak, name = ends[row]
+        ratio = statistics.median(mine / one for mine, one in zip(found[row], first, strict=True))
+        seconds = statistics.median(found[row])
+        highest = next((PEAKS[part] for part in PEAKS if part in name.replace("-", " ").split()), None)
+        used = "" if highest is None else f" {flops / seconds / highest:6.1%} of {name}"
+        print(f"{width:>5} {row:32} {1e3 * seconds:9.2f} {ratio:8.2f} {peak:8.0f}{used}", flush=True)
+
+
+def flops_of(program: Program, data: Prepared) -> float:
+    """The model's FLOPs of a training step, dense."""
+    from trainer.data.batches import Batches
+
+    objective = Batches(program.data, data, batch_size=program.batch_size, seed=program.seed).objective
+    rules = families.rules(program.family)
+    per_example = rules.training_flops(program.shape, objective.inputs, objective.targets)
+    return float(per_example * program.batch_size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
+    parser.add_argument("--width", type=int, nargs="+", help="default: the device's")
+    parser.add_argument(
+        "--heads", type=int, default=0, help="default: 2 on a CPU, one for 64 features on a GPU"
+    )
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=10, help="steps a turn")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.row:
-        child(*arguments.row, arguments.width, arguments.heads, arguments.steps)
+    asked = parser.parse_args()
+    if asked.row:
+        child(*asked.row, asked.width[0], asked.heads, asked.steps, asked.device)
         return
     rows = ["ours, dense", "ours, pruned", "ours, dense, adafactor", "ours, pruned, adafactor"]
     if find_spec("accelerate") is not None:
-        rows.append("transformers.Trainer")
+        rows += ["transformers.Trainer"] + ["transformers.Trainer, compiled"] * (asked.device != "cpu")
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(DataSource(max_tokens=2_000_000), Path(folder))
-        sizes = [
-            "--width",
-            str(arguments.width),
-            "--heads",
-            str(arguments.heads),
-            "--steps",
-            str(arguments.steps),
-        ]
-        print(f"{'':24} {'ms a step':>9} {'peak MB':>8}")
-        for row in rows:
-            command = [sys.executable, __file__, "--row", row, str(data.path), *sizes]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            seconds, memory = json.loads(done.stdout.splitlines()[-1])
-            print(f"{row:24} {1e3 * seconds:9.2f} {memory:8.0f}", flush=True)
+        print(f"{'d':>5} {'':32} {'ms a step':>9} {'of first':>8} {'peak MB':>8}", flush=True)
+        for width in asked.width or SIZES[asked.device]["widths"]:
+            heads = asked.heads or (2 if asked.device == "cpu" else width // 64)
+            table(rows, data.path, width, heads, asked.device, asked.turns, asked.steps)
 
 
 if __name__ == "__main__":
