@@ -7,9 +7,11 @@ change under an old name is refused, with what differs and the way out: results 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -110,7 +112,11 @@ def submit_text(
 
 def _refuse_other(existing: Sweep, spec: Spec) -> None:
     """Raise SweepExists where the name stands for something that this spec does not extend."""
-    changes = list(_differences(existing.spec, spec.canonical(), ""))
+    there = existing.spec
+    with suppress(ValidationError):
+        # One stored by an older version lacks the fields that came since: their defaults are what it meant.
+        there = Spec.model_validate(there).canonical()
+    changes = list(_differences(there, spec.canonical(), ""))
     if not changes:
         return
     lines = [f"a sweep named {spec.name!r} exists with another content:"]

@@ -119,6 +119,21 @@ def test_another_content_under_an_old_name_is_refused_with_what_differs(
         assert count(session, Run) == 27
 
 
+def test_a_sweep_of_an_older_version_is_the_same_though_fields_came_since(
+    engine: Engine, settings: Settings, small: str
+) -> None:
+    submit_text(settings, engine, small)
+    with Session(engine) as session, session.begin():
+        sweep = sweeps.get(session, "small")
+        rate = dict(sweep.spec["training"]["learning_rate"])
+        del rate["linear_warmup"]
+        sweep.spec = {**sweep.spec, "training": {**sweep.spec["training"], "learning_rate": rate}}
+        sweep.spec_digest = "of that version"
+    assert submit_text(settings, engine, small).outcome == "unchanged"
+    with pytest.raises(SweepExists, match="linear_warmup: False there, True here"):
+        submit_text(settings, engine, small.replace("warmup: 40", "warmup: 40, linear_warmup: true"))
+
+
 def test_execution_may_change_under_the_same_name(engine: Engine, settings: Settings, small: str) -> None:
     submit_text(settings, engine, small)
     again = submit_text(settings, engine, small + "execution: {attempts: 7}\n")
