@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from fitter.service import assets, problems
 from fitter.service.context import Context
+from fitter.service.description import describe
 from fitter.service.events import Watch
 from fitter.service.guard import Guard
 from fitter.service.laws import LawCache
@@ -105,6 +106,7 @@ def create_app(
         *(operations, pages, session, assets),
     ):
         app.include_router(module.router)
+    describe(app, require_token=require_token)
     return app
 
 

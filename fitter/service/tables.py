@@ -37,7 +37,9 @@ def request_body(description: str) -> dict[str, Any]:
             "required": True,
             "description": f"{description} CSV, Parquet, or JSON (a list of records, or an object of columns).",
             "content": {
-                "application/json": {"schema": {"anyOf": [{"type": "array"}, {"type": "object"}]}},
+                "application/json": {
+                    "schema": {"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "object"}]}
+                },
                 "text/csv": {"schema": {"type": "string"}},
                 "text/tab-separated-values": {"schema": {"type": "string"}},
                 "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import openapi_spec_validator
 import schemathesis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from sqlalchemy import Engine
 
+from fitter.service import create_app
 from ledger.models import Sweep
+from ledger.settings import Settings
 
 METHODS = ("get", "post", "delete", "put", "patch")
 
@@ -51,6 +56,31 @@ def test_every_number_in_an_answer_has_a_unit_or_a_meaning(app: FastAPI) -> None
     assert bare == []
 
 
+def test_errors_are_described_as_they_are_sent(app: FastAPI) -> None:
+    for method, path, operation in operations(app):
+        for status in ("4XX", "5XX"):
+            assert list(operation["responses"][status]["content"]) == ["application/problem+json"], (
+                method,
+                path,
+            )
+
+
+def test_the_description_says_where_a_token_is_needed(
+    app: FastAPI, settings: Settings, engine: Engine
+) -> None:
+    scheme = app.openapi()["components"]["securitySchemes"]["token"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert {} in app.openapi()["security"]  # on loopback none
+    guarded = create_app(
+        settings=replace(settings, api_token="sesame-sesame-123"), engine=engine, require_token=True
+    )
+    assert guarded.openapi()["security"] == [{"token": []}]
+    client = TestClient(guarded, base_url="http://127.0.0.1")
+    for method, path, operation in operations(guarded):
+        answer = client.request(method, path.replace("{name}", "grid"))
+        assert (answer.status_code == 401) == (operation.get("security") != []), (method, path)
+
+
 def test_the_description_is_valid_openapi(app: FastAPI) -> None:
     openapi_spec_validator.validate(app.openapi())
 
@@ -62,7 +92,7 @@ def test_nothing_that_the_description_allows_makes_the_service_fail(app: FastAPI
     # Submitting needs a planner, and a stream of events does not end.
     for result in schema.exclude(operation_id=["submit_sweep", "sweep_events"]).get_all_operations():
 
-        @settings(
+        @hypothesis_settings(
             max_examples=8,
             deadline=None,
             database=None,
