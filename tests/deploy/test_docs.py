@@ -42,9 +42,10 @@ def commands(section: str) -> list[str]:
     return [line.removeprefix("$ ") for line in SECTIONS[section].splitlines() if line.startswith("$ ")]
 
 
-@pytest.mark.parametrize("section", [name for name in ROADS if name != "GKE with GPUs"])
-def test_a_road_has_ten_commands(section: str) -> None:
+@pytest.mark.parametrize("section", ROADS)
+def test_a_road_has_ten_commands_and_ends_with_a_law(section: str) -> None:
     assert len(commands(section)) == 10
+    assert commands(section)[-1].startswith("lacuna law ")
 
 
 @pytest.mark.parametrize("section", ROADS)
@@ -70,7 +71,7 @@ def test_the_sweep_can_be_planned_on_the_pools_of_the_road(
     section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, pool = ROADS[section]
-    assert pool in SECTIONS[section] or section in ("kind, on your own machine", "GKE with GPUs")
+    assert f"s/pool: cpu/{pool}/" in SECTIONS[section] or name == "laptop"
     (config,) = of_kind(manifests(profile(name)), "ConfigMap", "lacuna-pools")
     (tmp_path / "pools.yaml").write_text(config["data"]["pools.yaml"])
     spec = (ROOT / "examples" / "cluster.yaml").read_text()
@@ -93,7 +94,7 @@ def test_the_commands_on_this_side_of_the_cluster_run(
         yaml.safe_load(
             of_kind(manifests(profile(name)), "ConfigMap", "lacuna-pools")[0]["data"]["pools.yaml"]
         )
-        for name in ("laptop", "gke-tpu")
+        for name in ("laptop", "gke-tpu", "gke-gpu")
     ]
     (tmp_path / "pools.yaml").write_text(
         yaml.safe_dump({"pools": [one for each in pools for one in each["pools"]]})
@@ -118,7 +119,7 @@ def test_the_commands_on_this_side_of_the_cluster_run(
                 ["bash", "-euc", command], cwd=tmp_path, env=environment, capture_output=True, text=True
             )
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    assert session.scalars(select(Sweep)).one().spec["execution"]["pool"] == "tpu-small"
+    assert session.scalars(select(Sweep)).one().spec["execution"]["pool"] == "l4"
 
 
 def test_every_lacuna_command_exists_with_its_options() -> None:
