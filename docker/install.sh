@@ -18,8 +18,10 @@ if [ -f /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi
 if [ -f /run/secrets/pip ]; then
     configured() { PIP_CONFIG_FILE=/run/secrets/pip "$tools/opt/uv/bin/python3" -m pip config get "global.$1" 2> /dev/null; }
     if url=$(configured index-url); then export UV_DEFAULT_INDEX="$url"; fi
-    if url=$(configured extra-index-url); then export UV_INDEX="$url" UV_INDEX_STRATEGY=unsafe-best-match; fi
+    if url=$(configured extra-index-url); then export UV_INDEX="$url"; fi
 fi
+# Whichever index has the lock's version will do: PyTorch's also has some of everybody's packages, in versions of its own.
+export UV_INDEX_STRATEGY=unsafe-best-match
 # Whatever is written to a home or a cache is gone with the layer.
 export HOME="$work" TMPDIR="$work" PYTHONDONTWRITEBYTECODE=1
 export UV_CACHE_DIR="$work/cache" UV_PYTHON=/opt/lacuna/bin/python3 UV_PYTHON_DOWNLOADS=never

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.images.daemon import Daemon
 from tests.images.origins import secrets
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_SECONDS = 900
+BUILD_SECONDS = 1800
 
 #: What a cluster's restricted Pod Security and the chart ask of a container.
 RESTRICTED = [
@@ -30,10 +31,25 @@ class Contents:
     importable: str
     """Import in the hardened container, and every stripped library loads: what the image is for still works."""
 
+    kept: str = ""
+    """Of LEFT_OVERS what this image needs."""
+
+    program: str = ""
+    """A file of tests/images/inside that ends well in the hardened container."""
+
 
 #: Tokenising and reading of data, where sweeps are submitted.
 DATA = "datasets pyarrow.parquet transformers.models.auto.tokenization_auto sklearn.datasets s3fs gcsfs"
 
+TRAINING = (
+    "orchestrator.controller.trainable trainer.segment ray.tune s3fs gcsfs "
+    "trainer.models.t5 trainer.models.vit trainer.models.decoder trainer.models.encoder "
+    "transformers.models.t5.modeling_t5 transformers.models.vit.modeling_vit "
+    "transformers.models.llama.modeling_llama transformers.models.bert.modeling_bert"
+)
+
+#: The images of the system that the check starts, and those that it builds where they are named.
+SYSTEM = ("service", "controller", "trainer-cpu")
 CONTENTS = {
     "service": Contents(
         absent="torch ray mlflow", importable=f"fitter.service.app orchestrator.submit {DATA}"
@@ -42,12 +58,14 @@ CONTENTS = {
         absent="torch plotly",
         importable=f"orchestrator.controller.searcher orchestrator.tracking.plots ray.tune mlflow {DATA}",
     ),
-    "trainer-cpu": Contents(
-        absent="mlflow plotly",
-        importable="orchestrator.controller.trainable trainer.segment ray.tune s3fs gcsfs "
-        "trainer.models.t5 trainer.models.vit trainer.models.decoder trainer.models.encoder "
-        "transformers.models.t5.modeling_t5 transformers.models.vit.modeling_vit "
-        "transformers.models.llama.modeling_llama transformers.models.bert.modeling_bert",
+    "trainer-cpu": Contents(absent="mlflow plotly triton", importable=TRAINING),
+    "trainer-gpu": Contents(
+        absent="mlflow plotly", importable=f"{TRAINING} pynvml", kept="/usr/bin/strip", program="gpu.py"
+    ),
+    "trainer-tpu": Contents(absent="mlflow plotly", importable=TRAINING, program="tpu.py"),
+    "mlflow": Contents(
+        absent="torch ray lacuna",
+        importable="mlflow.server psycopg google.cloud.storage boto3 mlflow.store.tracking.sqlalchemy_store",
     ),
 }
 
@@ -63,8 +81,13 @@ sys.exit(f"{there} should not be here" if there else 0)
 
 LIST = """\
 import importlib.metadata
-print(*(f"{found.metadata['Name']}=={found.version}" for found in importlib.metadata.distributions()))
+for found in importlib.metadata.distributions():
+    print(f"{found.metadata['Name']}=={found.version}")
+    print(*(f"needs {wanted}" for wanted in found.requires or [] if "==" in wanted), sep="\\n")
 """
+
+#: A package with its version, in a requirement.
+EXACT = r"([A-Za-z0-9][\w.-]*(?:\[[\w,-]*\])?==[\w.+]+)"
 
 OPEN_CONTAINERS = "org.opencontainers.image."
 LABELS = {"title", "description", "version", "revision"}
@@ -74,18 +97,22 @@ import ctypes, importlib, os, pathlib, sys, sysconfig
 for name in sys.argv[1].split():
     importlib.import_module(name)
 for file in pathlib.Path(sysconfig.get_paths()["purelib"]).rglob("*.so"):
-    if not {"torch", "ray"} & set(file.parts):
+    if not {"torch", "ray", "nvidia", "triton", "torch_xla", "libtpu"} & set(file.parts) and "_XLAC" not in file.name:
         ctypes.CDLL(str(file))
 os._exit(0)  # some of them, loaded and never imported, end badly
 """
 
 
 def build(daemon: Daemon, target: str, base: str, wheels: str | None) -> None:
-    """Build a target as lacuna/TARGET and say its size and time."""
+    """Build a target as lacuna/TARGET and say its size and time. `wheels`: an image with a torch for CPUs, where
+    PyTorch's own index is out of reach."""
     began = time.monotonic()
-    arguments = ["--build-arg", f"BASE_IMAGE={base}", *secrets()]
-    if wheels:
-        arguments += ["--build-arg", f"WHEELS_IMAGE={wheels}", "--build-arg", "TORCH_CPU_INDEX="]
+    given = [f"BASE_IMAGE={base}"]
+    if wheels and target == "trainer-cpu":
+        given += [f"WHEELS_IMAGE={wheels}", "TORCH_CPU_INDEX="]
+    if wheels and target == "trainer-tpu":
+        given += ["TORCH_TPU=torch==2.9.0", "TORCH_TPU_INDEX="]
+    arguments = [word for each in given for word in ("--build-arg", each)] + secrets()
     daemon.docker(
         *("build", "--network", "host", "--progress", "plain", *arguments),
         *("--target", target, "--tag", f"lacuna/{target}"),
@@ -103,13 +130,27 @@ def examine(daemon: Daemon, target: str) -> None:
     # As root, who sees all of it, and without leaving bytecode of the look itself.
     daemon.docker(
         *("run", "--rm", "--network", "none", "--user", "0", "--read-only", *python),
-        *(LOOK, contents.absent, " ".join(LEFT_OVERS)),
+        *(LOOK, contents.absent, " ".join(set(LEFT_OVERS) - {contents.kept})),
     )
     daemon.docker(
         *("run", "--rm", "--network", "none", *RESTRICTED, "--tmpfs", "/tmp:size=512m,mode=1777", *python),
         *(IMPORT, contents.importable),
         seconds=300,
     )
+    if contents.program:
+        inside = Path(__file__).parent / "inside" / contents.program
+        daemon.docker(
+            *("run", "--rm", "--network", "none", *RESTRICTED, "--tmpfs", "/tmp:exec,size=512m,mode=1777"),
+            *(
+                "--volume",
+                f"{inside}:/inside.py:ro",
+                "--entrypoint",
+                "python3",
+                f"lacuna/{target}",
+                "/inside.py",
+            ),
+            seconds=300,
+        )
     declared(daemon, target)
     pinned(daemon, target)
 
@@ -128,23 +169,23 @@ def declared(daemon: Daemon, target: str) -> None:
 
 
 def pinned(daemon: Daemon, target: str) -> None:
-    """Raise AssertionError where the packages that a scanner finds in an image are not those of the lock."""
+    """Raise AssertionError where the packages that a scanner finds in an image are pinned neither by the lock, nor by
+    the Dockerfile, nor by another package of the image (torch pins CUDA's)."""
     printed = daemon.docker(
         *("run", "--rm", "--network", "none", "--entrypoint", "python3", f"lacuna/{target}", "-c", LIST)
     ).stdout
-    lock = {canonical(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
-    # Ours, and torch in a build of its own.
-    loose = {
-        package
-        for package in map(canonical, printed.split())
-        if package not in lock and package.partition("==")[0] not in ("lacuna", "torch")
-    }
+    pins = (ROOT / "requirements.lock").read_text().splitlines()
+    pins += re.findall(EXACT, (ROOT / "docker" / "Dockerfile").read_text())
+    pins += re.findall(f"^needs {EXACT}", printed, re.MULTILINE)
+    known = {canonical(pin) for pin in pins}
+    found = {canonical(line) for line in printed.splitlines() if line and not line.startswith("needs ")}
+    loose = {pin for pin in found - known if pin.partition("==")[0] not in ("lacuna", "torch")}
     assert not loose, f"{target} has packages that nothing pins: {sorted(loose)}"
 
 
 def canonical(pin: str) -> str:
     """A pin with its name as the package index writes it."""
-    name, _, version = pin.partition("==")
+    name, _, version = re.sub(r"\[.*\]", "", pin).partition("==")
     return f"{name.lower().replace('_', '-').replace('.', '-')}=={version}"
 
 
