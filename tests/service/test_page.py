@@ -311,21 +311,38 @@ def test_a_failed_run_shows_its_reason(page: Page, served: str, sweep: Sweep, se
     expect(page.locator("#status")).to_contain_text("1 run needs attention")
 
 
-def test_figures_and_tables_are_saved(page: Page, served: str, fitted: Sweep, tmp_path: Path) -> None:
+def test_every_figure_and_every_table_is_saved(
+    page: Page, served: str, fitted: Sweep, session: Session
+) -> None:
+    row = session.query(Run).filter_by(sweep_id=fitted.id, position=3).one()
+    row.state, row.reason = "failed", "=1+1 went wrong,\nsomehow"  # type: ignore[assignment]
+    session.commit()
+    grid.store_law(session, fitted)  # a second version: the versions' chart has something to show
     open_sweep(page, served)
     begins = {
-        "chart SVG": b"<svg",
-        "chart PNG": b"\x89PNG",
-        "forest SVG": b"<svg",
+        **dict.fromkeys(("chart SVG", "map SVG", "history-chart SVG", "forest SVG"), b"<svg"),
+        **dict.fromkeys(("chart PNG", "map PNG", "history-chart PNG", "forest PNG"), b"\x89PNG"),
         "runs CSV": b"sparsity,",
-        "coefficients CSV": b"coefficient,",
+        "contours CSV": b"sparsity,",
+        "coefficients CSV": b"coefficient,value,low,high,level\n",
+        "optima CSV": b"nonzero_params,flops,sparsity,low,high,",
+        "gain CSV": b"sparsity,value,low,high\n0.5,",
+        "history CSV": b"version,created_at,runs,",
+        "suggestions CSV": b"sparsity,nonzero_params,data,flops,",
+        "failed CSV": b"name,state,sparsity,nonzero_params,data,reason\n",
     }
+    contents = {}
     for what, start in begins.items():
-        section, kind = what.split()
-        place = page.locator(f"section:has(#{section}) .export").first
+        of, kind = what.split()
+        place = page.locator(f".export:is([data-figure={of}], [data-table={of}], [data-svg={of}])")
         with page.expect_download() as saved:
             place.get_by_role("button", name=f"Save as {kind}").click()
-        assert Path(saved.value.path()).read_bytes().startswith(start), what
+        contents[what] = Path(saved.value.path()).read_bytes()
+        assert contents[what].startswith(start), (what, contents[what][:200])
+        assert len(contents[what].splitlines()) > 1 or kind != "CSV", what
+    assert b'"\'=1+1 went wrong,\nsomehow"' in contents["failed CSV"]  # a spreadsheet would run it
+    assert contents["chart SVG"].count(b"87.5") == 1  # the legend goes with the figure
+    assert page.locator(".export button").count() == len(begins)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

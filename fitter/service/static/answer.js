@@ -70,6 +70,7 @@ function sentence(best) {
 }
 
 export async function showOptima(state) {
+  document.getElementById("optima-title").closest(".section-head").hidden = !state.law;
   if (!state.law) {
     put("optima");
     return;
@@ -79,6 +80,7 @@ export async function showOptima(state) {
   const middle = 6 * sizes[1] * longest;
   const budgets = [1, 4, 16, 64].map((factor) => factor * middle);
   const answers = await optima(state, sizes.flatMap((n) => budgets.map((c) => [n, c])), state.question.accounting);
+  state.optima = answers;
   const rows = sizes.map((n, i) => ({ n, answers: answers.slice(i * budgets.length, (i + 1) * budgets.length) }));
   const columns = [
     ["N", (row) => si(row.n)],

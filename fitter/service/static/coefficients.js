@@ -29,10 +29,10 @@ export function showCoefficients(state) {
     put("formula");
     put("coefficients", h("p", { class: "muted" }, "They come with the first version of the law."));
     put("gain");
-    document.getElementById("gain-title").hidden = true;
+    document.getElementById("gain-title").closest(".section-head").hidden = true;
     return;
   }
-  document.getElementById("gain-title").hidden = !Object.keys(law.gain).length;
+  document.getElementById("gain-title").closest(".section-head").hidden = !Object.keys(law.gain).length;
   const level = percent(law.settings?.level ?? Object.values(law.intervals)[0]?.level, 0);
   put("formula", formula(law), h("span", { class: "muted" }, ` version ${law.version}, from ${count(law.runs)} runs`));
   put(
@@ -87,7 +87,7 @@ function formula(law) {
 }
 
 export async function showHistory(state) {
-  document.getElementById("versions-title").hidden = !state.law;
+  document.getElementById("versions-title").closest(".section-head").hidden = !state.law;
   if (!state.law) {
     put("history");
     document.getElementById("history-chart").hidden = true;

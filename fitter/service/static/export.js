@@ -4,12 +4,13 @@ import { ofGroup } from "./api.js";
 import { colour, toast } from "./chrome.js";
 import { h } from "./dom.js";
 import { figureOf, plotly } from "./plot.js";
+import { failed } from "./runs.js";
 
 export function wireExports(state) {
   for (const place of document.querySelectorAll(".export")) {
     const { figure, table, svg } = place.dataset;
     if (figure) place.append(button("SVG", () => saveFigure(state, figure, "svg")), button("PNG", () => saveFigure(state, figure, "png")));
-    if (svg) place.append(button("SVG", () => saveForest(state)));
+    if (svg) place.append(button("SVG", () => saveForest(state, "svg")), button("PNG", () => saveForest(state, "png")));
     if (table) place.append(button("CSV", () => saveTable(state, table)));
     place.setAttribute("role", "group");
     place.setAttribute("aria-label", "Save");
@@ -30,7 +31,7 @@ async function saveFigure(state, id, format) {
   await Plotly.downloadImage({ data: figure.traces, layout: paper }, { format, width: 1200, height: 720, scale: 2, filename: `${state.sweep.name}-${id}` });
 }
 
-function saveForest(state) {
+async function saveForest(state, format) {
   const drawn = document.getElementById("forest-svg");
   if (!drawn) return toast("There is no figure yet.");
   const copy = drawn.cloneNode(true);
@@ -40,18 +41,40 @@ function saveForest(state) {
     for (const name of ["fill", "stroke", "stroke-width", "font-size", "font-family"]) to[i].setAttribute(name, style.getPropertyValue(name));
   });
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  save(new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }), `${state.sweep.name}-forest.svg`);
+  const svg = new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" });
+  save(format === "svg" ? svg : await raster(svg, drawn.clientWidth, drawn.clientHeight), `${state.sweep.name}-forest.${format}`);
 }
 
+// A drawing as a PNG of twice its size, on the colour of the cards.
+async function raster(svg, width, height) {
+  const image = new Image(2 * width, 2 * height);
+  image.src = URL.createObjectURL(svg);
+  await image.decode();
+  const canvas = Object.assign(document.createElement("canvas"), { width: 2 * width, height: 2 * height });
+  const brush = canvas.getContext("2d");
+  brush.fillStyle = colour("raised");
+  brush.fillRect(0, 0, canvas.width, canvas.height);
+  brush.drawImage(image, 0, 0, canvas.width, canvas.height);
+  URL.revokeObjectURL(image.src);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+const columnsOf = (names, rows) => rows && [names, ...rows.map((row) => names.map((name) => row[name]))];
+
+// Tables that the page has itself, as rows with their headings; null while there is none.
 const TABLES = {
+  optima: ({ optima }) => columnsOf(["nonzero_params", "flops", "sparsity", "low", "high", "level", "data", "loss", "dense_loss", "extrapolates"], optima),
   coefficients: ({ law }) => law && [
     ["coefficient", "value", "low", "high", "level"],
     ...Object.entries(law.coefficients).map(([name, value]) => [name, value, law.intervals[name]?.low, law.intervals[name]?.high, law.intervals[name]?.level]),
   ],
-  suggestions: ({ suggestions }) => suggestions && [
-    ["sparsity", "nonzero_params", "data", "flops", "deviation", "reduction"],
-    ...suggestions.map((x) => [x.sparsity, x.nonzero_params, x.data, x.flops, x.deviation, x.reduction]),
+  gain: ({ law }) => law && columnsOf(["sparsity", "value", "low", "high"], Object.entries(law.gain).map(([sparsity, gain]) => ({ sparsity, ...gain }))),
+  history: ({ law, history }) => law && history && [
+    ["version", "created_at", "runs", ...Object.keys(law.coefficients)],
+    ...history.map((v) => [v.version, v.created_at, v.runs, ...Object.keys(law.coefficients).map((name) => v.coefficients[name])]),
   ],
+  failed: ({ runs }) => columnsOf(["name", "state", "sparsity", "nonzero_params", "data", "reason"], failed(runs)),
+  suggestions: ({ suggestions }) => columnsOf(["sparsity", "nonzero_params", "data", "flops", "deviation", "reduction"], suggestions),
 };
 
 function saveTable(state, name) {
@@ -66,8 +89,9 @@ function saveTable(state, name) {
   save(new Blob([text], { type: "text/csv" }), `${state.sweep.name}-${name}.csv`);
 }
 
+// As the service writes them: text that a spreadsheet would run as a formula gets a quote before it.
 function cell(value) {
-  const text = String(value ?? "");
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? "");
   return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

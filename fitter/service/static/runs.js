@@ -32,8 +32,10 @@ export function showRuns(state) {
     rest ? h("button", { type: "button", onclick: () => { all = true; showRuns(state); } }, `Show ${count(rest)} more`) : null);
 }
 
+export const failed = (runs) => [...runs.values()].filter((run) => run.state === "failed" || run.state === "diverged");
+
 export function showFailed(state) {
-  const bad = [...state.runs.values()].filter((run) => run.state === "failed" || run.state === "diverged");
+  const bad = failed(state.runs);
   document.getElementById("failed-section").hidden = bad.length === 0;
   put("failed", table("Runs that failed or diverged", [
     ["run", (run) => run.name],
