@@ -1,15 +1,17 @@
 """One run by one process, and by two that share its batches: steps a second of wall time, and whether the losses agree.
 
-    python benchmarks/parallel_speed.py --width 128 --steps 60
+    python benchmarks/parallel_speed.py --width 128 --steps 60 --rounds 3
 
-Both have the same `micro_batch`, so the same bits. Each is a job of its own (`python -m trainer`), in turn. It needs
-two cores that nobody else uses: two processes wait for each other at every step.
+Both have the same `micro_batch`, so the same bits. Each is a job of its own (`python -m trainer`), in turn, round after
+round; the ratio is the median of the rounds' own. Wall time counts, since two processes wait for each other at every
+step: it needs two cores that nobody else uses.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,16 +45,21 @@ def program_of(data: Prepared, width: int, batch: int, steps: int) -> Program:
     )
 
 
-def trained(program: Program, data: Prepared, folder: Path, processes: int) -> dict[str, Any]:
+def trained(program: Program, data: Prepared, processes: int) -> dict[str, Any]:
     """The result of the run by so many processes. Its clock stands still while they start, and during evaluation."""
-    job = {
-        "program": program.to_dict(),
-        "data": str(data.path),
-        "output": str(folder / f"by-{processes}"),
-        "processes": processes,
-    }
-    file = folder / f"job-{processes}.json"
-    file.write_text(json.dumps(job))
+    with tempfile.TemporaryDirectory() as folder:
+        job = {
+            "program": program.to_dict(),
+            "data": str(data.path),
+            "output": folder,
+            "processes": processes,
+        }
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job))
+        return _result(file)
+
+
+def _result(file: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "trainer", str(file)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["result"]
@@ -66,19 +73,25 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[32, 128, 256])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(DataSource(max_tokens=500_000), Path(folder))
-        print(f"{'width':>6} {'one, steps/s':>13} {'two, steps/s':>13} {'ratio':>6}  same loss")
+        print(
+            f"{'width':>6} {'one, steps/s':>13} {'two, steps/s':>13} {'ratio':>6} {'of rounds':>12}  same loss"
+        )
         for width in arguments.width:
             program = program_of(data, width, arguments.batch, arguments.steps)
-            place = Path(folder) / str(width)
-            place.mkdir()
-            one, two = (trained(program, data, place, processes) for processes in (1, 2))
-            speeds = [result["steps_per_second"] for result in (one, two)]
+            rounds = [
+                [trained(program, data, processes) for processes in (1, 2)] for _ in range(arguments.rounds)
+            ]
+            speeds = [[result["steps_per_second"] for result in pair] for pair in rounds]
+            one, two = (statistics.median(column) for column in zip(*speeds, strict=True))
+            ratios = [by_two / by_one for by_one, by_two in speeds]
+            same = len({result["loss"] for pair in rounds for result in pair}) == 1
             print(
-                f"{width:6} {speeds[0]:13.2f} {speeds[1]:13.2f} {speeds[1] / speeds[0]:6.2f}"
-                f"  {one['loss'] == two['loss']}",
+                f"{width:6} {one:13.2f} {two:13.2f} {statistics.median(ratios):6.2f}"
+                f" {f'{min(ratios):.2f}–{max(ratios):.2f}':>12}  {same}",
                 flush=True,
             )
 

@@ -26,7 +26,7 @@ from trainer.pretrained import inspect
 from trainer.program import Pruning
 from trainer.pruning.methods import method_for
 from trainer.pruning.rounds import in_rounds
-from trainer.pruning.rules import groups_of
+from trainer.pruning.rules import groups_of, unsuited
 from trainer.ranks import cannot_share
 from trainer.shapes import Shape, shape_for, shape_of
 
@@ -266,6 +266,8 @@ def _cell_problems(cell: Cell) -> list[Problem]:
         problems.append(Problem(path=f"{cell.place}.sparsity", message=message, value=cell.sparsity))
     if cell.sparsity > 0:
         problems.extend(_schedule_problems(cell))
+        for key, message in unsuited(pruning.method, pruning.pattern, pruning.distribution).items():
+            problems.append(Problem(path=f"pruning.{key}", message=message, value=getattr(pruning, key)))
     micro, batch = cell.training.micro_batch, cell.training.batch_size
     if micro and batch % micro:
         message = f"does not divide the batch of {batch}: take a divisor, or 0 for the whole batch at once"

@@ -39,6 +39,7 @@ def _gpu() -> dict[str, float]:
     import sys
 
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    # Not whether there is one: to ask that early would fix which GPUs this process sees.
+    if torch is None or not torch.cuda.is_initialized():
         return {}
     return {"system/gpu_memory_usage_megabytes": torch.cuda.memory_allocated() / 1e6}

@@ -117,6 +117,16 @@ def test_every_problem_is_told_at_once_with_line_value_and_what_would_be_right()
             "training.weight_decay",
             "use adafactor-vit or adamw",
         ),
+        (
+            ("{every: 10}", "{every: 10, method: rigl, pattern: 'block:4x4'}"),
+            "pruning.pattern",
+            "moves single weights",
+        ),
+        (
+            ("{every: 10}", "{every: 10, pattern: channel, distribution: erk}"),
+            "pruning.distribution",
+            "use distribution uniform",
+        ),
         (("{every: 10}", "{every: 10, start: 0.8}"), "grid.steps", "from step 256 to 240"),
         (("warmup: 40", "warmup: 40, cooldown: 100"), "training.learning_rate.cooldown", "80 steps"),
         (

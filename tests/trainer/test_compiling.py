@@ -52,6 +52,10 @@ def check(program: Program, prepared: Prepared) -> None:
         assert loss == pytest.approx(float(here.advance()), rel=1e-3)
         levels.add(there.pruner.density())
     counters = torch._dynamo.utils.counters
+    # Else a recorded pass would copy every weight at every step.
+    assert all(
+        hasattr(weight, "_dynamo_static_input_type") for weight in there.parameters.parameters.values()
+    )
     assert counters["stats"]["unique_graphs"] >= 2, "the passes and the optimiser"
     assert not counters["graph_break"]
     assert len(rates) > STEPS // 2

@@ -11,6 +11,7 @@ import torch
 from trainer.data import Prepared
 from trainer.devices import DeviceError, device_for
 from trainer.devices.ahead import Ahead
+from trainer.devices.cuda import Cuda
 from trainer.devices.joined import fetch_joined
 from trainer.program import Program
 from trainer.run import Run
@@ -70,9 +71,12 @@ def test_a_gpu_trains_as_the_cpu_does_and_compiles_once(program: Make, prepared:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_bits_again(program: Make, prepared: Prepared) -> None:
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_gpu_gives_the_same_bits_again_and_as_graphs_too(
+    graphs: bool, program: Make, prepared: Prepared
+) -> None:
     chosen = program(16, sparsity=0.5)
-    first, second = (Run(chosen, prepared, device_for("cuda")) for _ in range(2))
+    first, second = Run(chosen, prepared, Cuda(0)), Run(chosen, prepared, Cuda(0, graphs=graphs))
     for _ in range(chosen.steps):
         assert float(first.advance()) == float(second.advance())
     for name, weight in first.state().weights.items():

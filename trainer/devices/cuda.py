@@ -35,13 +35,18 @@ def make(name: str) -> Cuda:
 
 
 class Cuda:
-    """One GPU. Deterministic kernels are the rule, since a shared or resumed run must have the bits of the other."""
+    """One GPU. Deterministic kernels are the rule, since a shared or resumed run must have the bits of the other.
+
+    graphs: passes are recorded as CUDA graphs, whose kernels do not wait for the host to launch them one by one. Bits
+    are the same. Off until a GPU has shown at which sizes it pays (`benchmarks/train_speed.py` has a row for it).
+    """
 
     type = "cuda"
     spreads = False
     read_every = 10
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self, number: int = 0, *, graphs: bool = False) -> None:
+        self._graphs = graphs
         self.torch_device = torch.device("cuda", number)
         self.bf16 = torch.cuda.get_device_capability(number) >= (8, 0)
         self._copies = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
@@ -54,8 +59,10 @@ class Cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-        # float32 means float32: bf16 is asked for by the program, TF32 is not on offer.
+        # float32 means float32: bf16 is asked for by the program, TF32 is not on offer, and convolutions have a
+        # switch of their own, which is on.
         torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
 
     def move(self, module: nn.Module) -> None:
         module.to(self.torch_device)
@@ -96,7 +103,7 @@ class Cuda:
         return pinned.to(self.torch_device, non_blocking=True)
 
     def compile(self, function: Function) -> Function:
-        return compiled(function)
+        return compiled(function, options={"triton.cudagraphs": True}) if self._graphs else compiled(function)
 
     def end_part(self) -> None:
         pass

@@ -101,6 +101,26 @@ def misfits(family: str, dims: Mapping[str, int], pattern: str, sparsity: float)
     return found
 
 
+def unsuited(method: str, pattern: str, distribution: str) -> dict[str, str]:
+    """`pattern`, `distribution` → why the other two of a pruning do not go with it; empty: they all go together."""
+    exchanges, kind, found = method_for(method).exchanges, parsed(pattern), {}
+    if distribution == "global" and exchanges:
+        found["distribution"] = f"{method} exchanges weights within a layer: use distribution uniform or erk"
+    if isinstance(kind, Unstructured):
+        return found
+    if exchanges:
+        found["pattern"] = f"{method} moves single weights, which keeps no pattern {pattern}"
+    if isinstance(kind, Groups | Channels) and distribution != "uniform":
+        found["distribution"] = (
+            f"pattern {pattern} has the same sparsity in every layer: use distribution uniform"
+        )
+    if isinstance(kind, Blocks) and distribution == "global":
+        found["distribution"] = (
+            f"pattern {pattern} ranks the blocks of a layer: use distribution uniform or erk"
+        )
+    return found
+
+
 def problems(program: Program) -> list[str]:
     """Everything that is wrong with a program's pruning; each says what would be right."""
     pruning = program.pruning
@@ -112,24 +132,11 @@ def problems(program: Program) -> list[str]:
     found = method.problems(pruning, program.steps)
     if pruning.distribution not in DISTRIBUTIONS:
         found.append(f"distribution {pruning.distribution!r} is unknown: use {', '.join(DISTRIBUTIONS)}")
-    if pruning.distribution == "global" and method.exchanges:
-        found.append(f"{pruning.method} exchanges weights within a layer: use distribution uniform or erk")
     try:
         kind = parsed(pruning.pattern)
     except ValueError as reason:
         return [*found, str(reason)]
-    if isinstance(kind, Unstructured):
-        return found
-    if method.exchanges:
-        found.append(f"{pruning.method} moves single weights, which keeps no pattern {pruning.pattern}")
-    if isinstance(kind, Groups | Channels) and pruning.distribution != "uniform":
-        found.append(
-            f"pattern {pruning.pattern} has the same sparsity in every layer: use distribution uniform"
-        )
-    if isinstance(kind, Blocks) and pruning.distribution == "global":
-        found.append(
-            f"pattern {pruning.pattern} ranks the blocks of a layer: use distribution uniform or erk"
-        )
+    found += unsuited(pruning.method, pruning.pattern, pruning.distribution).values()
     if isinstance(kind, Groups) and abs(pruning.sparsity - kind.sparsity) > 1e-9:
         found.append(
             f"pattern {pruning.pattern} has sparsity {kind.sparsity:g}, not {pruning.sparsity:g}: "
