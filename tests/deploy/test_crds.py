@@ -1,6 +1,7 @@
-"""RayCluster, RayJob and Kueue objects against the schemas of their CRDs, where checkouts are given.
+"""Objects of others' kinds against the schemas of their CRDs, where checkouts are given.
 
-    KUBERAY_CRDS=~/kuberay KUEUE_CRDS=~/kueue python -m pytest tests/deploy/test_crds.py
+    KUBERAY_CRDS=~/kuberay KUEUE_CRDS=~/kueue GATEWAY_CRDS=~/gateway-api PROMETHEUS_CRDS=~/prometheus-operator \
+        python -m pytest tests/deploy/test_crds.py
 
 What the schemas cannot say, and what must hold where none is given, is in test_chart.py and test_kueue.py, and for
 RayJobs in tests/orchestrator/test_rayjob.py.
@@ -58,6 +59,24 @@ def test_kuberay_takes_the_job() -> None:
 def test_kueue_takes_the_example(item: dict[str, Any]) -> None:
     file = f"kueue.x-k8s.io_{item['kind'].lower()}s.yaml"
     validator("KUEUE_CRDS", file, item["apiVersion"].partition("/")[2]).validate(item)
+
+
+@pytest.mark.parametrize(
+    ("variable", "kind", "file"),
+    [
+        ("GATEWAY_CRDS", "HTTPRoute", "gateway.networking.k8s.io_httproutes.yaml"),
+        ("PROMETHEUS_CRDS", "ServiceMonitor", "monitoring.coreos.com_servicemonitors.yaml"),
+    ],
+)
+def test_the_ways_in_and_the_monitor_are_taken(variable: str, kind: str, file: str) -> None:
+    if variable not in os.environ:
+        pytest.skip(f"{variable} names no checkout")
+    (item,) = of_kind(manifests(CASES["everything"]), kind)
+    schema = validator(variable, file, item["apiVersion"].partition("/")[2])
+    schema.validate(item)
+    item["spec"]["nonsense"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="nonsense"):
+        schema.validate(item)
 
 
 @lru_cache(maxsize=8)
