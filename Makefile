@@ -19,7 +19,8 @@ test: install-dev  ## The whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-images:  ## Build the images, train a sweep in them, read its law; needs root on Debian, says why where it cannot
-	@$(PYTHON) -m tests.images.check
+	@# IMAGES="trainer-gpu …" builds and looks at these instead.
+	@$(PYTHON) -m tests.images.check $(IMAGES)
 
 test-cluster: install-dev  ## Install the chart on the cluster of KUBECONFIG, kill Pods, check the law
 	@$(BIN)/python -m tests.cluster.check

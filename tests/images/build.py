@@ -86,8 +86,8 @@ for found in importlib.metadata.distributions():
     print(*(f"needs {wanted}" for wanted in found.requires or [] if "==" in wanted), sep="\\n")
 """
 
-#: A package with its version, in a requirement.
-EXACT = r"([A-Za-z0-9][\w.-]*(?:\[[\w,-]*\])?==[\w.+]+)"
+#: A package with its version, in a requirement; `==1.2.*` counts, since CUDA's packages carry a build's number there.
+EXACT = r"([A-Za-z0-9][\w.-]*(?:\[[\w,-]*\])?==[\w.+]*\w)"
 
 OPEN_CONTAINERS = "org.opencontainers.image."
 LABELS = {"title", "description", "version", "revision"}
@@ -184,9 +184,9 @@ def pinned(daemon: Daemon, target: str) -> None:
 
 
 def canonical(pin: str) -> str:
-    """A pin with its name as the package index writes it."""
+    """A pin with its name as the package index writes it, and its version without a zero at the end."""
     name, _, version = re.sub(r"\[.*\]", "", pin).partition("==")
-    return f"{name.lower().replace('_', '-').replace('.', '-')}=={version}"
+    return f"{re.sub('[_.]', '-', name.lower())}=={version.removesuffix('.0')}"
 
 
 def build_postgres(daemon: Daemon, base: str) -> None:
