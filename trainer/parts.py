@@ -9,6 +9,9 @@ from dataclasses import dataclass
 OPTIMIZERS = ("adafactor", "adafactor-vit", "adamw")
 PRECISIONS = ("float32", "bf16")
 
+#: The objective of families that read images; all others read text.
+OF_IMAGES = "image-classification"
+
 #: Options of an optimiser that not every one has → those that have it.
 OPTIONS_OF: Mapping[str, tuple[str, ...]] = {
     "factored": ("adafactor", "adafactor-vit"),

@@ -20,8 +20,10 @@ from orchestrator.spec.schema import (
     Spec,
     TrainingSpec,
 )
+from trainer.data.source import holds_images
 from trainer.errors import PretrainedError
-from trainer.parts import OPTIONS_OF
+from trainer.families import rules
+from trainer.parts import OF_IMAGES, OPTIONS_OF
 from trainer.pretrained import inspect
 from trainer.program import Pruning
 from trainer.pruning.methods import method_for
@@ -280,6 +282,7 @@ def _cell_problems(cell: Cell) -> list[Problem]:
     if rate.linear_warmup and rate.schedule != "rsqrt":
         message = f"is of rsqrt: {rate.schedule} always rises linearly; leave it out"
         problems.append(Problem(path="training.learning_rate.linear_warmup", message=message, value=True))
+    problems += _source_problems(cell)
     if cell.switch is not None and not 0 < cell.switch < cell.steps:
         message = f"is step {cell.switch}, which lies outside a run of {cell.steps} steps"
         problems.append(
@@ -292,6 +295,24 @@ def _cell_problems(cell: Cell) -> list[Problem]:
         message = f"does not fit into {cell.steps} steps"
         problems.append(Problem(path="training.learning_rate.cooldown", message=message, value=rate.cooldown))
     return problems
+
+
+def _source_problems(cell: Cell) -> list[Problem]:
+    """Images for a family that reads text, or the other way round: told before anything is prepared."""
+    wanted = OF_IMAGES in rules(cell.model.family).OBJECTIVES
+    message = (
+        f"{cell.model.family} reads images: name their column in image_column, or use digits"
+        if wanted
+        else f"{cell.model.family} reads text: leave image_column out, or use family vit"
+    )
+    then = cell.data.then
+    sources = [("data", cell.data.source, cell.data.image_column)]
+    sources += [("data.then", then.source, then.image_column)] if then else []
+    return [
+        Problem(path=f"{path}.source", message=message, value=source)
+        for path, source, column in sources
+        if holds_images(source, column) is not wanted
+    ]
 
 
 def _share_problems(cell: Cell, execution: ExecutionSpec) -> list[Problem]:

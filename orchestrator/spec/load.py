@@ -196,7 +196,8 @@ def _data_problems(value: dict[str, Any]) -> list[Problem]:
             name != "tokenizer" and given.endswith(tuple(LOCAL_KINDS))
         )
         if looks_local and not Path(given).expanduser().exists():
-            message = "there is no such file or folder here: give a path that exists, or a `datasets` id"
+            library = "transformers" if name == "tokenizer" else "datasets"
+            message = f"there is no such file or folder here: give a path that exists, or a `{library}` id"
             problems.append(Problem(path=f"data.{name}", message=message, value=given))
     return problems
 

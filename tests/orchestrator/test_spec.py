@@ -127,6 +127,7 @@ def test_every_problem_is_told_at_once_with_line_value_and_what_would_be_right()
             "pruning.distribution",
             "use distribution uniform",
         ),
+        (("source: python-source", "source: digits"), "data.source", "t5 reads text"),
         (("{every: 10}", "{every: 10, start: 0.8}"), "grid.steps", "from step 256 to 240"),
         (("warmup: 40", "warmup: 40, cooldown: 100"), "training.learning_rate.cooldown", "80 steps"),
         (

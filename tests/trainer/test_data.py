@@ -119,6 +119,14 @@ def test_tables_are_read_by_their_text_column(kind: str, tmp_path: Path) -> None
         prepare(DataSource(source=str(file), validation_share=0.2), tmp_path / "data")
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "arrow"])
+def test_a_table_that_cannot_be_read_is_named(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{kind}"
+    file.write_bytes(b'{"text": "whole"}\n{"text": \xff\n"a,b\n')
+    with pytest.raises(DataError, match=rf"rows\.{kind} cannot be read: \w"):
+        prepare(DataSource(source=str(file), validation_share=0.2), tmp_path / "data")
+
+
 def test_damage_is_named(prepared: Prepared, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -316,7 +316,8 @@ def test_average_densities_follow_the_masks(program: Make, prepared: Prepared, t
         ({"pattern": "2:4"}, "pattern 2:4 has sparsity 0.5, not 0.75"),
         (
             {"pattern": "4:16"},
-            r"heads·d_kv is 8, which groups of 16 do not divide: set model.multiple_of: 16",
+            r"heads·d_kv is 8, which groups of 16 do not divide "
+            r"\(encoder.block.0.layer.0.SelfAttention.o sums over it\): set model.multiple_of: 16",
         ),
         ({"method": "acdc", "end": 16}, "whole number of sparse and dense phases"),
         ({"end": 17}, "never be reached"),

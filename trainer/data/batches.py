@@ -18,6 +18,7 @@ from trainer.data.order import Indices, permuted, windows_at
 from trainer.data.prepared import Prepared
 from trainer.data.spans import corrupt, span_lengths
 from trainer.errors import DataError
+from trainer.parts import OF_IMAGES
 from trainer.program import DataStream
 
 Arrays = dict[str, NDArray[Any]]
@@ -143,7 +144,7 @@ OBJECTIVES: Mapping[str, Callable[[DataStream, Prepared], Objective]] = {
     "span-corruption": span_corruption,
     "causal": causal,
     "masked": masked,
-    "image-classification": image_classification,
+    OF_IMAGES: image_classification,
 }
 
 

@@ -7,7 +7,8 @@ below the folder that is given.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,38 @@ def rows(source: DataSource, cache: Path) -> Iterator[dict[str, Any]]:
 
     Images stay encoded: who reads them decodes them in its own process.
     """
-    for table in _tables(source, cache):
-        yield from table.decode(False) if source.holds_images and table.features else table
+    for what, table in _tables(source, cache):
+        encoded = source.holds_images and table.features
+        found = iter(table.decode(False) if encoded else table)
+        while (row := _tried(what, partial(next, found, None))) is not None:
+            yield row
 
 
-def _tables(source: DataSource, cache: Path) -> Iterator[Any]:
+def _tried(what: str, read: Callable[[], Any]) -> Any:
+    """What it returns. Raises DataError where what is read is damaged, or no table of its kind."""
+    # Whatever reads the format has its own kinds of error, and `datasets` wraps some of them.
+    try:
+        return read()
+    except Exception as reason:
+        cause = reason.__cause__ or reason
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise DataError(f"{what} cannot be read: {lines[0]}") from reason
+
+
+def _tables(source: DataSource, cache: Path) -> Iterator[tuple[str, Any]]:
+    """What is read, for messages, and the table."""
     datasets, local = _datasets(cache), source.local
     if local is None:
-        yield _hub(datasets, source, cache)
+        yield f"dataset {source.source!r}", _hub(datasets, source, cache)
         return
     by_kind: dict[str, list[str]] = {}
     for file in local_files(local):
         by_kind.setdefault(LOCAL_KINDS[file.suffix.lower()], []).append(str(file))
     for kind, files in sorted(by_kind.items()):
         if kind:
-            yield datasets.load_dataset(
-                kind, data_files=files, split="train", streaming=True, cache_dir=str(cache)
-            )
+            what = files[0] if len(files) == 1 else f"one of the {len(files)} {kind} files of {source.source}"
+            load = partial(datasets.load_dataset, kind, data_files=files, split="train", streaming=True)
+            yield what, _tried(what, partial(load, cache_dir=str(cache)))
 
 
 def _datasets(cache: Path) -> Any:

@@ -68,7 +68,7 @@ class DataSource:
     @property
     def holds_images(self) -> bool:
         """Whether documents are images, not text."""
-        return self.source == DIGITS or bool(self.image_column)
+        return holds_images(self.source, self.image_column)
 
     @property
     def local(self) -> Path | None:
@@ -99,6 +99,11 @@ class DataSource:
                 for name in local_files(local)
             ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def holds_images(source: str, image_column: str) -> bool:
+    """Whether a source with this column of images, or none (""), is one of images."""
+    return source == DIGITS or bool(image_column)
 
 
 def local_files(path: Path) -> list[Path]:

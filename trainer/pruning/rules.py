@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainer import families
+from trainer.families.structures import Structure
 from trainer.pruning.distributions import DISTRIBUTIONS
 from trainer.pruning.methods import METHODS, method_for
 
@@ -72,13 +73,21 @@ def groups_of(pattern: str) -> Groups | None:
     return found if isinstance(found, Groups) else None
 
 
+def _summing(structures: Sequence[Structure], axis: str) -> str:
+    """The first layer that sums over an axis: what is cut by it has it in columns, all ways in have the width."""
+    cut = next((one.columns for one in structures if axis.startswith(one.what)), structures[0].rows)
+    return cut[0].removesuffix(".weight")
+
+
 def misfits(family: str, dims: Mapping[str, int], pattern: str, sparsity: float) -> list[str]:
     """Why layers of these dimensions cannot have that pattern; each names the dimension and what would be right."""
     kind, found = parsed(pattern), []
     rules = families.rules(family)
     if isinstance(kind, Groups):
+        layers = rules.structures(dims)
         found = [
-            f"{axis} is {size}, which groups of {kind.size} do not divide: set model.multiple_of: {kind.size}"
+            f"{axis} is {size}, which groups of {kind.size} do not divide ({_summing(layers, axis)} sums over it): "
+            f"set model.multiple_of: {kind.size}"
             for axis, size in rules.reductions(dims).items()
             if size % kind.size
         ]
