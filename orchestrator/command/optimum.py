@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from orchestrator.command.facts import InputError
-from orchestrator.command.output import console, count, figure, flops, percent, print_json, span, table
+from orchestrator.command.output import (
+    console,
+    count,
+    figure,
+    flops,
+    percent,
+    print_json,
+    shares,
+    span,
+    table,
+)
 from orchestrator.command.source import open_source
 from orchestrator.command.which_law import chosen_law, law_options
 
@@ -78,7 +88,7 @@ def command(
         return
     level = f"{100 * answer['level']:g} %"
     rows = [
-        ("optimal sparsity", percent(round(answer["sparsity"], 4)), span(answer["low"], answer["high"], 3)),
+        ("optimal sparsity", percent(round(answer["sparsity"], 4)), shares(answer["low"], answer["high"])),
         ("data", count(answer["data"]), ""),
         ("loss", figure(answer["loss"], 5), span(answer["loss_low"], answer["loss_high"], 5)),
         ("loss if dense", figure(answer["dense_loss"], 5), ""),

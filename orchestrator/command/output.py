@@ -87,6 +87,13 @@ def span(low: float | None, high: float | None, digits: int = 4) -> str:
     return f"{figure(low, digits)} … {figure(high, digits)}"
 
 
+def shares(low: float | None, high: float | None) -> str:
+    """An interval of shares: 0.0388, 0.112 → 3.88 … 11.2 %; says so where the value is not identified."""
+    if low is None or high is None:
+        return span(low, high)
+    return f"{span(100 * low, 100 * high, 3)} %"
+
+
 def duration(seconds: float | None) -> str:
     """75 → 1 min 15 s."""
     if seconds is None or not math.isfinite(seconds):

@@ -26,7 +26,7 @@ from orchestrator.command.output import (
     flops,
     percent,
     print_json,
-    span,
+    shares,
     table,
 )
 from orchestrator.command.submit import read_spec, submit
@@ -178,7 +178,7 @@ def optima_table(sweep: str, document: dict[str, Any]) -> Any:
                     count(params),
                     flops(6 * params * data),
                     percent(round(answer["sparsity"], 3)),
-                    span(answer["low"], answer["high"], 3),
+                    shares(answer["low"], answer["high"]),
                     figure(answer["loss"]),
                     "extrapolated" if answer["extrapolates"] else "",
                 )
