@@ -8,12 +8,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow import MlflowClient
-from sqlalchemy import Engine, select, update
+from sqlalchemy import URL, Engine, select, update
 from sqlalchemy.orm import Session
 
 from fitter.imports import import_table
@@ -23,6 +28,7 @@ from ledger import attempts, points
 from ledger.models import Run, Sweep
 from ledger.settings import Settings
 from orchestrator.tracking import store
+from orchestrator.tracking.errors import TrackingError
 from orchestrator.tracking.mlflow_mirror import Mirror, batches
 from orchestrator.tracking.process import mirroring
 from tests.ledger.forests import plant, run, segment
@@ -212,12 +218,11 @@ def test_the_mirror_catches_up_after_an_outage(
     assert found(client, "outage")["Z"].data.metrics["final/loss"] == 3.0
 
 
-def test_the_mlflow_pages_show_the_store_on_loopback_only(
-    settings: Settings, session: Session, engine: Engine, mirror: Mirror
-) -> None:
-    plant(session, "served", [segment("w", None, 0, 100)], [run("w", name="W")])
-    finish(engine, "w")
-    mirror.sync()
+@pytest.fixture(scope="module")
+def served(postgres: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of MLflow's own server on the store beside the tests' ledgers."""
+    url = postgres.set(database="template_lacuna").render_as_string(hide_password=False)
+    settings = Settings(home=tmp_path_factory.mktemp("home"), database_url=url)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -225,15 +230,81 @@ def test_the_mlflow_pages_show_the_store_on_loopback_only(
     assert not any("postgres" in part for part in command)
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        body = json.dumps({"max_results": 100}).encode()
-        answer = ask(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", body)
-        assert "served" in {experiment["name"] for experiment in answer["experiments"]}
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", body, host="evil.example")
-        assert refused.value.code == 403
+        ask(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}')
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(20)
+
+
+def test_the_mlflow_pages_show_the_store_on_loopback_only(
+    served: str, session: Session, engine: Engine, mirror: Mirror
+) -> None:
+    plant(session, "served", [segment("w", None, 0, 100)], [run("w", name="W")])
+    finish(engine, "w")
+    mirror.sync()
+    body = json.dumps({"max_results": 100}).encode()
+    answer = ask(f"{served}/api/2.0/mlflow/experiments/search", body)
+    assert "served" in {experiment["name"] for experiment in answer["experiments"]}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(f"{served}/api/2.0/mlflow/experiments/search", body, host="evil.example")
+    assert refused.value.code == 403
+
+
+def test_a_tracking_server_behind_a_token_takes_runs_and_artifacts(
+    served: str, settings: Settings, session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(session, "guarded", [segment("g", None, 0, 100)], [run("g", name="G")])
+    finish(engine, "g")
+    trained = session.scalars(select(Run)).one()
+    trained.result = {**(trained.result or {}), "checkpoint": "gs://runs/g"}
+    session.commit()
+    with behind_a_token(served, "sesame") as gate:
+        elsewhere = replace(settings, tracking_uri=gate)
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "wrong")
+        with pytest.raises(TrackingError, match="401"):
+            store.connect(elsewhere)
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "sesame")
+        Mirror(engine, store.connect(elsewhere), None).sync()
+        client = MlflowClient(tracking_uri=gate)
+        made = found(client, "guarded")["G"]
+        assert made.data.metrics["final/loss"] == 3.0
+        assert [file.path for file in client.list_artifacts(made.info.run_id)] == ["checkpoint.json"]
+        assert made.data.tags["checkpoint"] == "gs://runs/g"
+
+
+@contextmanager
+def behind_a_token(address: str, token: str) -> Iterator[str]:
+    """The address of a gateway that lets only those with a bearer token through to a server."""
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers["Authorization"] != f"Bearer {token}":
+                self.send_error(401)
+                return
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            headers = {"Content-Type": self.headers["Content-Type"] or "application/json"}
+            answer = httpx.request(
+                self.command, address + self.path, content=body, headers=headers, timeout=60
+            )
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_PUT = do_PATCH = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    gateway = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    threading.Thread(target=gateway.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{gateway.server_address[1]}"
+    finally:
+        gateway.shutdown()
+        gateway.server_close()
 
 
 def ask(url: str, body: bytes, host: str | None = None) -> Any:
