@@ -39,7 +39,7 @@ def shoot(page: Page, address: str) -> None:
     if link.count():
         page.set_viewport_size({"width": 1500, "height": 800})
         page.goto(str(link.get_attribute("href")))
-        page.get_by_role("link", name="law v").first.wait_for(timeout=120_000)
+        page.get_by_role("link", name="N=").first.wait_for(timeout=120_000)
         page.wait_for_timeout(4_000)
         page.screenshot(path=FIGURES / "tutorial-mlflow.png")
 

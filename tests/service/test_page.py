@@ -317,7 +317,10 @@ def test_every_figure_and_every_table_is_saved(
     row = session.query(Run).filter_by(sweep_id=fitted.id, position=3).one()
     row.state, row.reason = "failed", "=1+1 went wrong,\nsomehow"  # type: ignore[assignment]
     session.commit()
-    grid.store_law(session, fitted)  # a second version: the versions' chart has something to show
+    # Further versions: the versions' chart has something to show, and coefficients that a logarithmic axis cannot.
+    known = grid.document()["coefficients"]
+    grid.store_law(session, fitted, coefficients={**known, "c_S": 0.0})
+    grid.store_law(session, fitted, coefficients={**known, "c": 0.0})
     open_sweep(page, served)
     begins = {
         **dict.fromkeys(("chart SVG", "map SVG", "history-chart SVG", "forest SVG"), b"<svg"),

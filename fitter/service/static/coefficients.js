@@ -114,10 +114,11 @@ export async function showHistory(state) {
   if (versions.length < 2) return;
   const oldest = [...versions].reverse();
   const newest = versions[0].coefficients;
-  const traces = ordered(newest).map(([name], index) => ({
+  // One that is 0 now is no measure for what it was.
+  const traces = ordered(newest).filter(([, value]) => value !== 0).map(([name], index) => ({
     type: "scatter",
     mode: "lines+markers",
-    name: name.replace("_", ""),
+    name,
     x: oldest.map((v) => v.version),
     y: oldest.map((v) => v.coefficients[name] / newest[name]),
     line: { color: series(index).colour, width: 1.5 },
@@ -126,7 +127,7 @@ export async function showHistory(state) {
   }));
   const every = Math.max(1, Math.round(oldest.length / 10));
   const ticks = oldest.filter((_, i) => i % every === 0).map((v) => v.version);
-  const values = traces.flatMap(({ y }) => y).filter((value) => value > 0 && Number.isFinite(value));
+  const values = traces.flatMap(({ y }) => y).filter((value) => value > 0);
   const [low, high] = [Math.min(...values) / 1.2, Math.max(...values) * 1.2];
   await show(figure, traces, {
     xaxis: { range: [oldest[0].version - 0.5, oldest.at(-1).version + 0.5], title: { text: "version" }, tickvals: ticks, ticktext: ticks.map(String) },
@@ -142,6 +143,8 @@ function moved(version, versions) {
     const change = value / before.coefficients[name] - 1;
     if (Number.isFinite(change) && Math.abs(change) > Math.abs(most[1])) most = [name, change];
   }
-  if (Math.abs(most[1]) < 5e-4) return `nothing; ${version.runs - before.runs} more runs`;
-  return [symbol(most[0]), ` ${most[1] > 0 ? "+" : "−"}${percent(Math.abs(most[1]))}, ${count(version.runs - before.runs)} more runs`];
+  const added = version.runs - before.runs;
+  const more = `${count(added)} more ${added === 1 ? "run" : "runs"}`;
+  if (Math.abs(most[1]) < 5e-4) return `nothing; ${more}`;
+  return [symbol(most[0]), ` ${most[1] > 0 ? "+" : "−"}${percent(Math.abs(most[1]))}, ${more}`];
 }

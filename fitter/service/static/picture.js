@@ -40,7 +40,12 @@ export function marker({ symbol = "circle", size, color, line }, x, y) {
   return s("path", { class: "point", d: SYMBOLS[symbol](size / 2), transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`, fill: open ? "none" : color, stroke, "stroke-width": line?.width });
 }
 
-const path = (points) => `M${points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join("L")}`;
+const known = (point) => point.every(Number.isFinite); // 0 has no place on a logarithmic axis
+
+// A line through points, with gaps where one has no place.
+function path(points) {
+  return points.map((point, i) => known(point) && `${i && known(points[i - 1]) ? "L" : "M"}${point.map((v) => v.toFixed(1))}`).filter(Boolean).join("");
+}
 
 // Fills below all lines, then lines and markers from the first trace to the last.
 function shapes(traces, { x, y }) {
@@ -48,7 +53,7 @@ function shapes(traces, { x, y }) {
   const fills = traces.map((trace, i) => trace.fill && s("path", { d: path([...placed[i], ...placed[i - 1].toReversed()]), fill: trace.fillcolor }));
   const marks = traces.map(({ mode, line: { color, width, dash } = {}, marker: dot }, i) => [
     mode.includes("lines") && width > 0 && s("path", { class: "line", d: path(placed[i]), fill: "none", stroke: color, "stroke-width": width, "stroke-dasharray": DASHES[dash] }),
-    mode.includes("markers") && placed[i].map((point) => marker({ color, ...dot }, ...point)),
+    mode.includes("markers") && placed[i].filter(known).map((point) => marker({ color, ...dot }, ...point)),
   ]);
   return [fills, marks];
 }
