@@ -26,16 +26,29 @@ from trainer.shapes import shape_for
 
 SIZES = (1, 2, 4, 8)
 
-#: The quickstart's model, by dense linear weights, with its batch; and a T5 of six layers each for GPUs.
-SMALL = {
-    "d_model": 64,
-    "heads": 2,
-    "d_ff": 170,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "shape_rule": "linear",
+#: By family: the quickstarts' models, by dense linear weights, with their objectives; and a T5 of six layers each for
+#: GPUs.
+_TEXT = {"heads": 2, "d_model": 64, "vocab_size": 384, "shape_rule": "linear"}
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5": ("span-corruption", {**_TEXT, "d_ff": 170, "encoder_layers": 2, "decoder_layers": 2}),
+    "decoder": ("causal", {**_TEXT, "d_ff": 170, "layers": 4}),
+    "encoder": ("masked", {**_TEXT, "d_ff": 256, "layers": 4, "positions": 96}),
+    "vit": (
+        "image-classification",
+        {
+            **{"heads": 2, "d_model": 64, "d_ff": 256, "layers": 4, "shape_rule": "linear"},
+            **{"image_size": 8, "patch_size": 2, "channels": 1, "classes": 10},
+        },
+    ),
 }
-LARGE = {"d_model": 512, "heads": 8, "d_ff": 1024, "encoder_layers": 6, "decoder_layers": 6}
+LARGE = {
+    "d_model": 512,
+    "heads": 8,
+    "d_ff": 1024,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "vocab_size": 384,
+}
 WEIGHTS: dict[str, tuple[float, ...]] = {
     "cpu": (4e3, 8e3, 16e3, 32e3, 64e3, 256e3),
     "cuda": (0.3e6, 1e6, 5e6, 20e6),
@@ -45,12 +58,17 @@ WEIGHTS: dict[str, tuple[float, ...]] = {
 RUN_STEPS = 1800
 
 
-def program(weights: float, device: str, batch_size: int, digest: str) -> Program:
-    options = {**(SMALL if device == "cpu" else LARGE), "vocab_size": 384}
+def program(weights: float, device: str, batch_size: int, digest: str, family: str = "t5") -> Program:
+    objective, options = SMALL[family] if device == "cpu" else ("span-corruption", LARGE)
     return Program(
-        family="t5",
-        shape=dict(shape_for("t5", weights, options).dims),
-        data=DataStream(digest=digest, sequence_length=96 if device == "cpu" else 256, evaluation_batches=2),
+        family=family,
+        shape=dict(shape_for(family, weights, options).dims),
+        data=DataStream(
+            digest=digest,
+            objective=objective,
+            sequence_length=96 if device == "cpu" else 256,
+            evaluation_batches=2,
+        ),
         batch_size=batch_size,
         steps=RUN_STEPS,
         learning_rate=LearningRate(base=0.25, warmup=40),
@@ -72,8 +90,10 @@ def seconds_a_step(
 
     device, prepared = device_for(chosen.numerics.device_type), open_prepared(data)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    runs = [Run(chosen, prepared, device, packed=True) for _ in range(max(sizes))]
-    movers = {1: Run(chosen, prepared, device), **{n: Pack(runs[:n]) for n in sizes if n > 1}}
+    movers: dict[int, Run | Pack] = {
+        n: Pack([Run(chosen, prepared, device) for _ in range(n)]) if n > 1 else Run(chosen, prepared, device)
+        for n in sizes
+    }
     fastest = dict.fromkeys(sizes, float("inf"))
     for trial in range(rounds + 1):  # the first is for warming up
         for size in sizes:
@@ -136,6 +156,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--family", choices=tuple(SMALL), default="t5", help="on the CPU")
     parser.add_argument("--processes", type=int, help="side by side; default: 2 on the CPU, 1 on a GPU")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--weights", type=float, nargs="*", help="dense linear weights; default: by device")
@@ -144,12 +165,15 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("LACUNA_HOME", "/tmp/pack-speed")))
     chosen = parser.parse_args()
     processes = chosen.processes or (2 if chosen.device == "cpu" else 1)
-    prepared = prepare(DataSource(source="python-source", max_tokens=4_000_000), chosen.home / "data")
+    if chosen.device != "cpu" and chosen.family != "t5":
+        parser.error("on a GPU the family is t5")
+    source = "digits" if chosen.family == "vit" else "python-source"
+    prepared = prepare(DataSource(source=source, max_tokens=4_000_000), chosen.home / "data")
     print(
         f"{processes} processes, batch of {chosen.batch_size}; runs of {RUN_STEPS} steps per hour, × one run a process"
     )
     for weights in chosen.weights or WEIGHTS[chosen.device]:
-        made = program(weights, chosen.device, chosen.batch_size, prepared.digest)
+        made = program(weights, chosen.device, chosen.batch_size, prepared.digest, chosen.family)
         found = side_by_side(made, prepared.path, processes, chosen.rounds)
         rate = {n: sum(n / each[n] for each in found) for n in SIZES}
         cells = [f"{n}: {rate[n] * 3600 / RUN_STEPS:7.1f} ({rate[n] / rate[1]:.2f}×)" for n in SIZES]

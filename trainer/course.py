@@ -75,13 +75,12 @@ class Course:
         device: Device,
         *,
         then: Prepared | None,
-        packed: bool,
         ranks: Ranks = ALONE,
     ) -> None:
         order.check()
         check_share(order.program, ranks.count)
         self.order = order
-        self.run = Run(order.program, prepared, device, then=then, packed=packed, ranks=ranks)
+        self.run = Run(order.program, prepared, device, then=then, ranks=ranks)
         for _ in range(order.halvings):
             self.run.shrink()
         self._ranks = ranks

@@ -6,6 +6,8 @@ nothing. Every view starts on a 64-byte boundary, which also keeps results of ve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -35,20 +37,49 @@ class FlatParameters:
             self.views[name].copy_(parameter.detach())
             parameter.data = self.views[name]
 
+    def move_to(self, data: Tensor) -> None:
+        """Lie in another buffer [size] from now on, with the values of now."""
+        data.copy_(self.data)
+        self.data, self.views = data, self.view_of(data)
+        for name, parameter in self.parameters.items():
+            parameter.data = self.views[name]
+
     def zeros(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Another buffer of the same layout, all zero."""
         return torch.zeros(self.size, dtype=dtype, device=self.data.device)
 
     def view_of(self, flat: Tensor) -> dict[str, Tensor]:
-        """Name → view into a buffer of this layout, with the parameter's shape."""
+        """Name → view [..., *shape] into a buffer of this layout, [size], or into several, [P, size]."""
         return {
-            name: flat[offset : offset + parameter.numel()].view(parameter.shape)
+            name: flat[..., offset : offset + parameter.numel()].view(*flat.shape[:-1], *parameter.shape)
             for (name, parameter), offset in zip(self.parameters.items(), self._offsets, strict=True)
         }
 
-    def stacked_view_of(self, flats: Tensor) -> dict[str, Tensor]:
-        """Name → view [P, *shape] into P buffers of this layout, [P, size]."""
-        return {
-            name: flats[:, offset : offset + parameter.numel()].view(len(flats), *parameter.shape)
-            for (name, parameter), offset in zip(self.parameters.items(), self._offsets, strict=True)
-        }
+
+class StackedParameters:
+    """The parameters of P models of one shape as the rows of one buffer: what is done to all is one operation.
+
+    data: [P, size]; views: name → [P, *shape]. The models' own `FlatParameters` are its rows from now on; of one model
+    alone it is the very memory.
+    """
+
+    def __init__(self, members: Sequence[FlatParameters]) -> None:
+        self.layout = first = members[0]
+        self.members = len(members)
+        if self.members == 1:
+            if first.data._is_view():  # a row of models that have left: it shall not keep their memory
+                first.move_to(first.zeros())
+            self.data = first.data[None]
+        else:
+            self.data = first.data.new_empty(self.members, first.size)
+            for row, member in zip(self.data, members, strict=True):
+                member.move_to(row)
+        self.views = self.view_of(self.data)
+
+    def zeros(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Another buffer of the same layout, [P, size], all zero."""
+        return torch.zeros(self.data.shape, dtype=dtype, device=self.data.device)
+
+    def view_of(self, flats: Tensor) -> dict[str, Tensor]:
+        """Name → view [P, *shape] into a buffer of this layout."""
+        return self.layout.view_of(flats)

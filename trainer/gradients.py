@@ -13,26 +13,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trainer.flat import FlatParameters
+from trainer.flat import StackedParameters
 from trainer.ranks import Ranks
 
 
 class PartSum:
-    """flat: [size] as the parameters lie; after `finish` the mean over the parts, the same in all processes."""
+    """flat: [P, size] as the parameters of P models lie; after `finish` the mean over the parts.
 
-    def __init__(self, parameters: FlatParameters, ranks: Ranks) -> None:
+    Several processes train one model (P = 1), and have the same mean then.
+    """
+
+    def __init__(self, parameters: StackedParameters, ranks: Ranks) -> None:
         self._ranks = ranks
-        stretch = -(-parameters.size // ranks.count)
+        members, size = parameters.data.shape
+        stretch = -(-members * size // ranks.count)
         self._whole = parameters.data.new_zeros(stretch * ranks.count)
         self._summed = self._whole if ranks.alone else parameters.data.new_zeros(stretch)
         self._received = parameters.data.new_zeros(0 if ranks.alone else (ranks.count, stretch))
         self._sent: Callable[[], None] | None = None
-        self.flat = self._whole[: parameters.size]
-        self._views = list(parameters.view_of(self.flat).values())
+        self.flat = self._whole[: members * size].view(members, size)
+        # One model's gradients come as its parameters are, without an axis in front.
+        self._views = list(parameters.view_of(self.flat[0] if members == 1 else self.flat).values())
         self._parts = 0
 
     def set(self, gradients: Sequence[Tensor]) -> None:
-        """Take a gradient, one tensor a parameter in their order, for the whole one."""
+        """Take a gradient for the whole one: a tensor a parameter in their order, [P, …] for several models."""
         torch._foreach_copy_(self._views, list(gradients))
 
     def add(self, gradients: Sequence[Tensor]) -> None:

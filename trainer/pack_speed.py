@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,31 +28,31 @@ def measure(
     Each size is timed once a round, after a step that is not; the fastest counts. On the CPU the processor's time is
     taken, so that what else the machine does changes little.
     """
-    dense = replace(program, pruning=Pruning())
+    dense = replace(program, pruning=Pruning(), then=None)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    runs: list[Run] = []
-    packs: dict[int, Pack] = {}
+    steps: dict[int, Callable[[], object]] = {}
     fastest: dict[int, float] = {}
     memory: dict[int, int] = {}
     for size in sizes:
         try:
-            runs += [Run(dense, prepared, device, packed=True) for _ in range(size - len(runs))]
-            packs[size] = Pack(runs[:size])
-            packs[size].advance()
+            runs = [Run(dense, prepared, device) for _ in range(size)]
+            # One alone is timed as it is trained alone, which is not as a pack of one.
+            steps[size] = runs[0].advance if size == 1 else Pack(runs).advance
+            steps[size]()
             device.wait()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            packs.pop(size, None)
+            steps.pop(size, None)
             break
         memory[size] = device.peak_memory()
     for _ in range(rounds):
-        for size, pack in packs.items():
+        for size, step in steps.items():
             begin = clock()
-            pack.advance()
+            step()
             device.wait()
             fastest[size] = min(fastest.get(size, float("inf")), clock() - begin)
-    return [Speed(size, fastest[size], memory[size]) for size in packs]
+    return [Speed(size, fastest[size], memory[size]) for size in steps]
 
 
 def device_name(device: Device) -> str:

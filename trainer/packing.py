@@ -9,7 +9,7 @@ from trainer.families import rules
 from trainer.program import Program, key_of
 
 #: What the members of a pack must agree in: they differ in masks, learning rate, seed and length.
-ALIKE = ("family", "shape", "batch_size", "data", "optimizer", "numerics")
+ALIKE = ("family", "shape", "batch_size", "data", "then", "optimizer", "numerics")
 
 #: Sizes that are tried: between them the gain hardly changes.
 SIZES = (1, 2, 4, 8, 16)
@@ -45,12 +45,8 @@ def unlike(a: Program, b: Program) -> str | None:
     """Why two programs cannot be members of one pack; None where they can."""
     if not rules(a.family).STACKED:
         return f"{a.family} is not trained in packs"
-    if a.numerics.micro_batch:
-        return "their gradients are accumulated over parts of a batch"
     if ":" in a.numerics.device_type:
         return "each is trained by several chips"
-    if a.then is not None or b.then is not None:
-        return "they switch their data"
     for name in ALIKE:
         if getattr(a, name) != getattr(b, name):
             return f"they differ in {name}"
@@ -59,16 +55,18 @@ def unlike(a: Program, b: Program) -> str | None:
 
 def likeness(program: Program) -> str:
     """Equal for programs that may be members of one pack. SHA-256, hex."""
-    static = program.static()
-    return key_of({name: static[name] for name in ALIKE})
+    value = program.to_dict()
+    return key_of({name: value[name] for name in ALIKE})
 
 
 def changes_no_bit(program: Program) -> bool:
     """Whether packed and alone are the same to the bit, as far as tests can tell: in float32 on the CPU, where the rows
     of each member begin on a boundary of 64 bytes. Elsewhere they agree within rounding.
     """
-    numerics = program.numerics
-    return numerics.device_type == "cpu" and numerics.precision == "float32" and program.batch_size % 16 == 0
+    numerics, data = program.numerics, program.data
+    examples = numerics.micro_batch or program.batch_size, data.evaluation_batch_size or program.batch_size
+    whole = all(count % 16 == 0 for count in examples)
+    return numerics.device_type == "cpu" and numerics.precision == "float32" and whole
 
 
 def worth_packing(program: Program) -> bool:
@@ -79,17 +77,18 @@ def worth_packing(program: Program) -> bool:
 
 
 def modelled(program: Program) -> dict[int, Speed]:
-    """Speeds where none were measured: seconds = layers · calls + members · FLOPs / rate."""
+    """Speeds where none were measured: seconds = parts · layers · calls + members · FLOPs / rate."""
     shape, kind = program.shape, program.numerics.device_type
     layers = sum(count for name, count in shape.items() if name.endswith("layers"))
     # Six FLOPs a weight and position; the logits, large beside small layers, are counted as weights too.
     family = rules(program.family)
-    positions = program.batch_size * program.data.sequence_length
+    positions = program.batch_size * family.counted(program.data.sequence_length)
     work = positions * (
         family.flops_per_input(shape) + 6.0 * shape.get("vocab_size", 0) * shape.get("d_model", 0)
     )
     calls, rate = _CALLS.get(kind, _CALLS["cuda"]), _RATE.get(kind, _RATE["cuda"])
-    return {members: Speed(members, layers * calls + members * work / rate) for members in SIZES}
+    parts = program.batch_size / (program.numerics.micro_batch or program.batch_size)
+    return {members: Speed(members, parts * layers * calls + members * work / rate) for members in SIZES}
 
 
 def gain(speeds: Mapping[int, Speed], members: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import families, models, optim, pretrained
+from trainer import families, models, pretrained
 from trainer.checkpoint import State
 from trainer.data.feed import Feed
 from trainer.data.prepared import Prepared
 from trainer.devices import Device
 from trainer.errors import CheckpointError, DataError, TrainerError
 from trainer.flat import FlatParameters
-from trainer.gradients import PartSum
+from trainer.group import Group
 from trainer.models import Loss, Network
 from trainer.program import Program, Pruning, first_update
 from trainer.pruning import rounds
@@ -57,11 +57,19 @@ def forward_of(network: Network, program: Program, device: Device) -> Callable[[
     return whole
 
 
+def in_parts(batch: Mapping[str, Tensor], size: int, axis: int = 0) -> Iterator[dict[str, Tensor]]:
+    """A batch cut along the axis of its examples; the last part may be smaller."""
+    for begin in range(0, next(iter(batch.values())).shape[axis], size):
+        yield {
+            name: value.narrow(axis, begin, min(size, value.shape[axis] - begin))
+            for name, value in batch.items()
+        }
+
+
 class Run:
     """One program on one device. Raises DataError where data and program do not fit together.
 
-    then: the data to which the program switches, if it does. packed: it will be a member of a `Pack`, which computes
-    its passes. Its update is not compiled then: a graph of its own for every member would be compiled.
+    then: the data to which the program switches, if it does.
     ranks: the processes that train it together, each on its share of every batch; its state is the same in all.
     """
 
@@ -72,7 +80,6 @@ class Run:
         device: Device,
         *,
         then: Prepared | None = None,
-        packed: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         rules = families.rules(program.family)
@@ -93,10 +100,8 @@ class Run:
         )
         device.move(self._network.module)
         self._parameters = FlatParameters(self._network.module)
-        self._optimizer = optim.build(program.optimizer, self._parameters)
         #: Those with which this process shares batches: nobody where the device does that.
         self._sharing = ALONE if device.spreads else ranks
-        self._gradient = PartSum(self._parameters, self._sharing)
         self._tensors = list(self._parameters.parameters.values())
         self.pruner = Pruner(program, self._parameters)
         self._prepared = prepared
@@ -108,10 +113,9 @@ class Run:
             lambda step: self._sharing.share(self.batches.train(step), self._part), program.steps
         )
         self._forward = forward_of(self._network, program, device)
-        self._move = self._optimizer.move if packed else device.compile(self._optimizer.move)
         self.step = 0
-        self.intact = True
-        """Whether it is as it was between two steps: so it is when a pass raises."""
+        self._group: Group | None = None
+        Group([self], self._sharing)
         device.end_part()  # so that the first step's program is that of every other
 
     def begin(self) -> None:
@@ -127,14 +131,37 @@ class Run:
     def advance(self) -> Tensor:
         """One step: batch, gradient, optimiser, masks. The training batch's cross-entropy [], nats per target.
 
-        It is still on its way where the device works asynchronously: reading it waits.
+        It is still on its way where the device works asynchronously: reading it waits. A run that was in a pack leaves
+        it by this.
         """
+        if self.group.parameters.members > 1:
+            Group([self], self._sharing)
         batch = self.batch()
         with self.training():
             self.device.end_part()
-            reported = self._accumulate(batch)
-        self._update()
+            reported = self.group.accumulate(self._forward, self._tensors, self._parts(batch))
+        self.group.update([self])
         return reported
+
+    @property
+    def group(self) -> Group:
+        """The runs whose updates are computed with this one's: it alone, or a pack."""
+        assert self._group is not None  # it has been in one since it was made
+        return self._group
+
+    def join(self, group: Group, place: int) -> None:
+        """Have updates computed with those of that group from now on, as its member of that place."""
+        before = self._moments() if self._group is not None else {}
+        self._group, self._place = group, place
+        for name, view in self._moments().items() if before else ():
+            view.copy_(before[name])
+
+    def stepped(self) -> None:
+        """The group has moved this run by a step."""
+        self.step += 1
+        if not self._ranks.alone and (renewed := self.pruner.renewed(self.step)):
+            masks = self._fetched(renewed)
+            self._ranks.agree(self.step, {f"the mask of {name}": mask for name, mask in masks.items()})
 
     @property
     def micro_batch(self) -> int:
@@ -150,24 +177,9 @@ class Run:
         if not smaller or not self._ranks.alone:  # several processes would have to agree
             return False
         self._part, self._shrunk = smaller[-1], True
-        self._gradient.restart()
+        self.group.gradient.restart()
         log.warning("out of memory at step %d: from now on %d examples at a time", self.step, self._part)
         return True
-
-    def _accumulate(self, batch: dict[str, Tensor]) -> Tensor:
-        """Take the batch's gradient, the mean over parts of `micro_batch` examples. Its loss, likewise."""
-        reported = []
-        for part in self._parts(batch):
-            loss = self._forward(part)
-            found = torch.autograd.grad(loss.train, self._tensors)
-            self._gradient.add(found)
-            reported.append(loss.reported.clone())  # a compiled pass may reuse what it returned
-            # While `found` is held: autograd's threads let go of it when they please, and what lives decides what a
-            # recorded program is.
-            self.device.end_part()
-        self._gradient.finish()
-        first, *others = self._sharing.in_turn(torch.stack(reported)).unbind()
-        return sum(others, start=first) / (1 + len(others))
 
     def batch(self) -> dict[str, Tensor]:
         """The next step's batch, on the device."""
@@ -180,35 +192,6 @@ class Run:
             self._begin_step()
         with self.pruner.seen(self.step):
             yield
-
-    def update(self, gradients: Sequence[Tensor]) -> None:
-        """The second half of a step: optimiser and masks, from the gradient of each parameter, in their order."""
-        self._gradient.set(gradients)
-        self._update()
-
-    @torch.no_grad()
-    def _update(self) -> None:
-        self.intact = False
-        gradient = self._gradient.flat
-        if self.program.optimizer.clip_norm:
-            norm = torch.linalg.vector_norm(gradient)
-            gradient.mul_((self.program.optimizer.clip_norm / norm).clamp_(max=1.0))
-        # Passes, ranking, optimiser and masks are programs apart, so that a step with a mask update, a masked one and a
-        # dense one share them: for a large model each is minutes of compiling.
-        self.device.end_part()
-        self.pruner.observe(self.step, gradient)
-        self.device.end_part()
-        numbers = self._optimizer.numbers(self.learning_rate(), self.clock)
-        self._move(gradient, self.device.numbers(numbers))
-        self.device.end_part()
-        for name, grown in self.pruner.after_step(self.step).items():
-            self._optimizer.forget(name, grown)
-        self.step += 1
-        if not self._ranks.alone and (renewed := self.pruner.renewed(self.step)):
-            masks = self._fetched(renewed)
-            self._ranks.agree(self.step, {f"the mask of {name}": mask for name, mask in masks.items()})
-        self.device.end_part()
-        self.intact = True
 
     @property
     def parameters(self) -> FlatParameters:
@@ -301,8 +284,7 @@ class Run:
 
     def _parts(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """A batch in parts of `micro_batch` examples; the last may be smaller."""
-        for begin in range(0, len(next(iter(batch.values()))), self._part):
-            yield {name: value[begin : begin + self._part] for name, value in batch.items()}
+        yield from in_parts(batch, self._part)
 
     @property
     def guessing(self) -> float:
@@ -339,7 +321,7 @@ class Run:
     def _moments(self) -> dict[str, Tensor]:
         return {
             f"{kind}/{name}": view
-            for kind, views in self._optimizer.state().items()
+            for kind, views in self.group.optimizer.state(self._place).items()
             for name, view in views.items()
         }
 

@@ -112,7 +112,7 @@ def train_pack(
             if switch is not None:
                 then = _opened(folder_of(order.data.parent, switch.data.digest), prepared)
             own = _opened(order.data, prepared)
-            live[index] = Course(order, own, place, then=then, packed=len(orders) > 1, ranks=ranks)
+            live[index] = Course(order, own, place, then=then, ranks=ranks)
         except Exception as error:
             ended[index] = error
     yield from ended.items()
@@ -145,7 +145,7 @@ class _Alone:
 
     @property
     def intact(self) -> bool:
-        return self._run.intact
+        return self._run.group.intact
 
     def advance(self) -> Sequence[Tensor]:
         return [self._run.advance()]

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from trainer.data import DataSource, Prepared, prepare
+from trainer.optim.update import Update
 from trainer.program import DataStream, LearningRate, Program, Pruning
 from trainer.shapes import shape_for
 
@@ -23,6 +26,13 @@ TINY: dict[str, tuple[dict[str, int], str]] = {
     ),
     "decoder": ({"d_model": 8, "heads": 2, "d_ff": 16, "layers": 2}, "causal"),
     "encoder": ({"d_model": 8, "heads": 2, "d_ff": 32, "layers": 2, "positions": 24}, "masked"),
+    "vit": (
+        {
+            **{"d_model": 8, "heads": 2, "d_ff": 32, "layers": 2},
+            **{"image_size": 8, "patch_size": 2, "channels": 1, "classes": 10},
+        },
+        "image-classification",
+    ),
 }
 
 
@@ -60,8 +70,15 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 
 
 @pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """scikit-learn's pictures of digits, 8 × 8."""
+    return prepare(DataSource(source="digits", validation_share=0.2), tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
 def program(prepared: Prepared) -> Callable[..., Program]:
-    """Makes tiny programs: `program(steps=…, sparsity=…, …)`; other arguments go to Program."""
+    """Makes tiny programs: `program(steps=…, sparsity=…, …)`; other arguments go to Program. digest: of the data, where
+    they are not the corpus."""
 
     def make(steps: int = 24, sparsity: float = 0.0, every: int = 2, **options: Any) -> Program:
         pruning = options.pop("pruning", None)
@@ -70,13 +87,13 @@ def program(prepared: Prepared) -> Callable[..., Program]:
                 sparsity=sparsity, start=steps // 4, end=steps * 3 // 4 // every * every, every=every
             )
         family = options.pop("family", "t5")
+        digest = options.pop("digest", prepared.digest)
         model, objective = TINY[family]
+        model = model if family == "vit" else {**model, "vocab_size": 384}
         return Program(
             family=family,
-            shape=shape_for(family, 12 * 64 * 2, {**model, "vocab_size": 384}).dims,
-            data=DataStream(
-                digest=prepared.digest, objective=objective, sequence_length=24, evaluation_batches=2
-            ),
+            shape=shape_for(family, 12 * 64 * 2, model).dims,
+            data=DataStream(digest=digest, objective=objective, sequence_length=24, evaluation_batches=2),
             batch_size=4,
             steps=steps,
             pruning=pruning,
@@ -84,6 +101,11 @@ def program(prepared: Prepared) -> Callable[..., Program]:
         )
 
     return make
+
+
+def step_of(optimizer: Update, gradient: Tensor, rate: float, step: int) -> None:
+    """A step of one model alone; gradient: [size]."""
+    optimizer.move(gradient[None], torch.tensor([optimizer.numbers(rate, step)], dtype=torch.float32))
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.flat import FlatParameters
+from tests.trainer.conftest import step_of
+from trainer.flat import FlatParameters, StackedParameters
 from trainer.optim import build
 from trainer.program import Optimizer
 
@@ -80,7 +81,9 @@ class VitReference:
 def test_the_vits_adafactor_follows_big_vision_step_by_step(factored: bool) -> None:
     draw = np.random.default_rng(7)
     flat = FlatParameters(_module(draw))
-    optimizer = build(Optimizer(name="adafactor-vit", factored=factored, weight_decay=0.03), flat)
+    optimizer = build(
+        Optimizer(name="adafactor-vit", factored=factored, weight_decay=0.03), StackedParameters([flat])
+    )
     references = {name: VitReference(view.numpy(), factored) for name, view in flat.views.items()}
     pruned = draw.random((8, 8)) < 0.75
     gradient = flat.zeros()
@@ -90,7 +93,7 @@ def test_the_vits_adafactor_follows_big_vision_step_by_step(factored: bool) -> N
             values = draw.normal(size=reference.p.shape).astype(np.float32)
             flat.view_of(gradient)[name].copy_(torch.from_numpy(values))
             reference.step(values, 0.05, step)
-        optimizer.step(gradient, 0.05, step)
+        step_of(optimizer, gradient, 0.05, step)
         if count >= 4:
             references["pruned"].p[pruned] = 0
             flat.views["pruned"][torch.from_numpy(pruned)] = 0
@@ -100,8 +103,8 @@ def test_the_vits_adafactor_follows_big_vision_step_by_step(factored: bool) -> N
             )
     assert (references["pruned"].m[pruned] != 0).all(), "moments stay dense"
     grown = torch.from_numpy(draw.random((8, 8)) < 0.5)
-    optimizer.forget("pruned", grown)
-    state = optimizer.state()
+    optimizer.forget(0, "pruned", grown)
+    state = optimizer.state(0)
     assert torch.equal(state["m"]["pruned"] == 0, grown)
     for kind in ("row", "column") if factored else ():
         assert (state[kind]["pruned"] != 0).all(), "it has seen their gradients all along"
@@ -114,7 +117,7 @@ def test_factored_moments_follow_the_chain_step_by_step() -> None:
         "patches", nn.Parameter(torch.tensor(draw.normal(size=(6, 2, 3, 3)), dtype=torch.float32))
     )
     flat = FlatParameters(module)
-    optimizer = build(Optimizer(factored=True), flat)
+    optimizer = build(Optimizer(factored=True), StackedParameters([flat]))
     references = {
         name: FactoredReference(view.numpy()) if view.dim() > 1 else Reference(view.numpy())
         for name, view in flat.views.items()
@@ -131,7 +134,7 @@ def test_factored_moments_follow_the_chain_step_by_step() -> None:
                 values[2] = 0  # an output that no batch reaches
             flat.view_of(gradient)[name].copy_(torch.from_numpy(values))
             reference.step(values, rate, step)
-        optimizer.step(gradient, rate, step)
+        step_of(optimizer, gradient, rate, step)
         if step >= 4:
             references["pruned"].p[pruned] = 0
             flat.views["pruned"][torch.from_numpy(pruned)] = 0
@@ -139,7 +142,7 @@ def test_factored_moments_follow_the_chain_step_by_step() -> None:
             np.testing.assert_allclose(
                 flat.views[name].numpy(), reference.p, rtol=5e-5, atol=1e-7, err_msg=f"{name} {step}"
             )
-    state = optimizer.state()
+    state = optimizer.state(0)
     assert {name: tuple(row.shape) for name, row in state["row"].items()}["patches"] == (6,)
     assert {name: tuple(one.shape) for name, one in state["column"].items()}["patches"] == (18,)
     assert set(state["v"]) == {"scale", "bias"}
@@ -168,7 +171,7 @@ def _module(draw: np.random.Generator) -> nn.Module:
 def test_every_step_follows_the_papers_chain() -> None:
     draw = np.random.default_rng(3)
     flat = FlatParameters(_module(draw))
-    optimizer = build(Optimizer(), flat)
+    optimizer = build(Optimizer(), StackedParameters([flat]))
     references = {name: Reference(view.numpy()) for name, view in flat.views.items()}
     pruned = draw.random((8, 8)) < 0.75
     gradient = flat.zeros()
@@ -181,7 +184,7 @@ def test_every_step_follows_the_papers_chain() -> None:
                 values[:] = 0  # a batch that says nothing to a layer
             gradients[name].copy_(torch.from_numpy(values))
             reference.step(values, rate, step)
-        optimizer.step(gradient, rate, step)
+        step_of(optimizer, gradient, rate, step)
         if step >= 4:  # just pruned: from here on the layer has zeros
             references["pruned"].p[pruned] = 0
             flat.views["pruned"][torch.from_numpy(pruned)] = 0
@@ -190,7 +193,7 @@ def test_every_step_follows_the_papers_chain() -> None:
                 flat.views[name].numpy(), reference.p, rtol=2e-5, atol=1e-7, err_msg=name
             )
             np.testing.assert_allclose(
-                optimizer.state()["v"][name].numpy(), reference.v, rtol=1e-5, atol=1e-12, err_msg=name
+                optimizer.state(0)["v"][name].numpy(), reference.v, rtol=1e-5, atol=1e-12, err_msg=name
             )
 
 
@@ -198,12 +201,12 @@ def test_an_all_zero_layer_moves_and_gives_no_nan() -> None:
     module = nn.Module()
     module.register_parameter("zero", nn.Parameter(torch.zeros(4, 4)))
     flat = FlatParameters(module)
-    optimizer = build(Optimizer(), flat)
+    optimizer = build(Optimizer(), StackedParameters([flat]))
     gradient = flat.zeros()
-    optimizer.step(gradient, 0.1, 0)
+    step_of(optimizer, gradient, 0.1, 0)
     assert torch.equal(flat.views["zero"], torch.zeros(4, 4)), "no gradient, no step"
     flat.view_of(gradient)["zero"].fill_(2.0)
-    optimizer.step(gradient, 0.1, 1)
+    step_of(optimizer, gradient, 0.1, 1)
     assert torch.isfinite(flat.data).all()
     assert (flat.views["zero"] != 0).all()
 
@@ -213,12 +216,12 @@ def test_spare_lanes_stay_zero() -> None:
     module.register_parameter("a", nn.Parameter(torch.ones(3)))
     module.register_parameter("b", nn.Parameter(torch.ones(5)))
     flat = FlatParameters(module)
-    optimizer = build(Optimizer(), flat)
+    optimizer = build(Optimizer(), StackedParameters([flat]))
     for step in range(3):
         gradient = flat.zeros()
         for view in flat.view_of(gradient).values():
             view.fill_(0.5)
-        optimizer.step(gradient, 0.1, step)
+        step_of(optimizer, gradient, 0.1, step)
     used = sum(view.numel() for view in flat.views.values())
     assert torch.count_nonzero(flat.data) == used
     assert module.a.data_ptr() == flat.views["a"].data_ptr()  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from trainer.data.batches import Batches, training_rows
 from trainer.data.feed import Feed
 from trainer.errors import DataError
 from trainer.metrics import NoSink
-from trainer.pack import unlike
+from trainer.packing import unlike
 from trainer.program import Program, ProgramError, Pruning, Switch
 from trainer.segment import train_segment
 
@@ -139,4 +139,4 @@ def test_a_switch_that_cannot_be_is_refused(program: Make, prepared: Prepared, s
     other = dataclasses.replace(second, tokenizer="transformers:other")
     with pytest.raises(DataError, match=r"data\.then is prepared with tokenizer 'transformers:other'"):
         Feed(switched(plain, second, 4), prepared, other)
-    assert unlike(plain, switched(plain, second, 4)) == "they switch their data"
+    assert unlike(plain, switched(plain, second, 4)) == "they differ in then"

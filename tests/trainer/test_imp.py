@@ -69,7 +69,9 @@ def test_a_round_begins_with_the_old_weights_under_the_new_mask(program: Make, p
         assert set(torch.nonzero(mask.flatten())[:, 0].tolist()) == set(order[: keep_count(64, 1 - kept)])
         old = torch.from_numpy(early.weights[QUERY])
         assert torch.equal(run._parameters.views[QUERY], torch.where(mask, old, 0.0))
-        assert torch.equal(run._optimizer.state()["v"][QUERY], torch.from_numpy(early.moments[f"v/{QUERY}"]))
+        assert torch.equal(
+            run.group.optimizer.state(0)["v"][QUERY], torch.from_numpy(early.moments[f"v/{QUERY}"])
+        )
 
 
 def test_a_round_reads_the_batches_and_rates_of_the_first(program: Make, prepared: Prepared) -> None:

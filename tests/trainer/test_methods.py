@@ -251,7 +251,7 @@ def test_an_exchange_moves_the_right_weights_and_clears_their_state(
     grown = after & ~before
     assert grown.any()
     assert (run._parameters.views[QUERY][grown] == 0).all()
-    assert (run._optimizer.state()["v"][QUERY][grown] == 0).all()
+    assert (run.group.optimizer.state(0)["v"][QUERY][grown] == 0).all()
     if method == "rigl":
         left = seen["gradient"].abs()[~after]
         assert (seen["gradient"].abs()[grown].min() >= left).all()

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainer.conftest import checksums
+from tests.trainer.conftest import checksums, step_of
 from trainer.data import Prepared
 from trainer.devices import device_for
-from trainer.flat import FlatParameters
+from trainer.flat import FlatParameters, StackedParameters
 from trainer.metrics import NoSink
 from trainer.optim import OPTIMIZERS, build
 from trainer.program import OPTIMIZERS as NAMES
@@ -35,7 +35,7 @@ def test_adamw_is_torchs() -> None:
     ours, theirs = nn.Linear(7, 5), nn.Linear(7, 5)
     theirs.load_state_dict(ours.state_dict())
     flat = FlatParameters(ours)
-    optimizer = build(Optimizer(name="adamw", weight_decay=0.1), flat)
+    optimizer = build(Optimizer(name="adamw", weight_decay=0.1), StackedParameters([flat]))
     reference = torch.optim.AdamW(
         [
             {"params": [theirs.weight], "weight_decay": 0.1},
@@ -51,7 +51,7 @@ def test_adamw_is_torchs() -> None:
             theirs.get_parameter(name).grad = view.clone()
         for group in reference.param_groups:
             group["lr"] = rate
-        optimizer.step(gradient, rate, step)
+        step_of(optimizer, gradient, rate, step)
         reference.step()
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(flat.views[name], parameter.detach(), rtol=1e-5, atol=1e-6)

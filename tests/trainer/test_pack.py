@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor
 
 from tests.trainer.conftest import Recorder
 from trainer import checkpoint
 from trainer.course import Order
-from trainer.data import Prepared
+from trainer.data import DataSource, Prepared, prepare
 from trainer.devices import device_for
 from trainer.errors import CheckpointError, Diverged, Stopped
 from trainer.metrics import MetricSink, NoSink
 from trainer.pack import Pack
-from trainer.program import LearningRate, Program, Pruning
+from trainer.packing import changes_no_bit
+from trainer.program import LearningRate, Numerics, Optimizer, Program, Pruning, Switch
 from trainer.result import SegmentResult
 from trainer.run import Run
 from trainer.segment import Ending, train_pack, train_segment
@@ -50,7 +50,16 @@ def result(ending: Ending) -> SegmentResult:
     return ending
 
 
-def siblings(program: Make, family: str) -> list[Program]:
+#: Each family, with an optimiser: every kind of both.
+FAMILIES = {
+    "t5": Optimizer(),
+    "decoder": Optimizer(factored=True),
+    "encoder": Optimizer(name="adamw", weight_decay=0.1, clip_norm=1.0),
+    "vit": Optimizer(name="adafactor-vit", factored=True, weight_decay=0.03),
+}
+
+
+def siblings(program: Make, family: str, data: Prepared) -> list[Program]:
     """Seven programs of one shape that differ in all that members may differ in."""
     window = {"sparsity": 0.5, "start": 20, "end": 80, "every": 10}
     prunings: list[Pruning] = [
@@ -62,11 +71,15 @@ def siblings(program: Make, family: str) -> list[Program]:
         Pruning(method="ste", **window),
         Pruning(method="rigl", sparsity=0.5, start=0, end=80, every=10),
     ]
-    rates = [LearningRate(base=base, warmup=10) for base in (0.3, 0.2)]
+    optimizer = FAMILIES[family]
+    pace = 1.0 if optimizer.name == "adafactor" else 0.02
+    rates = [LearningRate(base=pace * base, warmup=10) for base in (0.3, 0.2)]
     return [
         dataclasses.replace(
             program(
                 family=family,
+                digest=data.digest,
+                optimizer=optimizer,
                 steps=104,
                 pruning=pruning,
                 seed=index // 3,
@@ -78,31 +91,76 @@ def siblings(program: Make, family: str) -> list[Program]:
     ]
 
 
-def test_on_the_cpu_batches_of_whole_vectors_give_the_same_bits(program: Make, prepared: Prepared) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_the_cpu_batches_of_whole_vectors_give_the_same_bits(
+    family: str, program: Make, prepared: Prepared, digits: Prepared
+) -> None:
     """Batches of 16 rows: each member's activations begin on a boundary of 64 bytes, as a lone run's do."""
-    for family in ("t5", "decoder"):
-        made = siblings(program, family)
-        lone = [Run(each, prepared, device_for("cpu")) for each in made]
-        pack = Pack([Run(each, prepared, device_for("cpu"), packed=True) for each in made])
-        for _ in range(24):
-            losses = [float(run.advance()) for run in lone]
-            assert [float(loss) for loss in pack.advance()] == losses
-        for one, other in zip(lone, pack.runs, strict=True):
-            assert torch.equal(one.parameters.data, other.parameters.data)
+    data = digits if family == "vit" else prepared
+    same_bits(siblings(program, family, data), data, steps=24)
+
+
+def test_parts_of_a_batch_add_up_to_the_same_bits(program: Make, prepared: Prepared) -> None:
+    numerics = Numerics(micro_batch=16)
+    made = [
+        dataclasses.replace(each, batch_size=32, numerics=numerics)
+        for each in siblings(program, "t5", prepared)[:3]
+    ]
+    assert all(changes_no_bit(each) for each in made)
+    same_bits(made, prepared, steps=4)
+    assert not changes_no_bit(dataclasses.replace(made[0], numerics=Numerics(micro_batch=8)))
+
+
+def test_members_may_be_on_either_side_of_a_switch_of_data(
+    program: Make, prepared: Prepared, tmp_path: Path
+) -> None:
+    (source := tmp_path / "source").mkdir()
+    for index in range(60):
+        (source / f"{index}.txt").write_text(f"{index} the quick brown fox jumps over the lazy dog\n" * 20)
+    then = prepare(DataSource(source=str(source), validation_share=0.3), tmp_path / "data")
+    plain = siblings(program, "t5", prepared)[1]
+    switch = Switch(at=3, data=dataclasses.replace(plain.data, digest=then.digest))
+    made = [dataclasses.replace(plain, then=switch, seed=seed) for seed in (0, 0, 1)]
+
+    def runs() -> list[Run]:
+        found = [Run(each, prepared, device_for("cpu"), then=then) for each in made]
+        found[1].advance()  # a step ahead of the others
+        return found
+
+    lone, pack = runs(), Pack(runs())
+    for _ in range(5):
+        assert [float(loss) for loss in pack.advance()] == [float(run.advance()) for run in lone]
         assert pack.evaluate() == [run.evaluate() for run in lone]
 
 
-@pytest.mark.parametrize("family", ["t5", "decoder"])
+def same_bits(made: Sequence[Program], data: Prepared, *, steps: int) -> None:
+    lone = [Run(each, data, device_for("cpu")) for each in made]
+    pack = Pack([Run(each, data, device_for("cpu")) for each in made])
+    for _ in range(steps):
+        losses = [float(run.advance()) for run in lone]
+        assert [float(loss) for loss in pack.advance()] == losses
+    for one, other in zip(lone, pack.runs, strict=True):
+        alone, packed = one.state(), other.state()
+        for kind in ("weights", "moments", "masks"):
+            before, after = getattr(alone, kind), getattr(packed, kind)
+            assert before.keys() == after.keys()
+            assert all((before[name] == after[name]).all() for name in before), kind
+    assert pack.evaluate() == [run.evaluate() for run in lone]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_losses_are_those_of_the_runs_alone(
-    family: str, program: Make, prepared: Prepared, tmp_path: Path
+    family: str, program: Make, prepared: Prepared, digits: Prepared, tmp_path: Path
 ) -> None:
-    made = siblings(program, family)[:5]
+    """With batches of four rows, whose bits a pack does change."""
+    data = digits if family == "vit" else prepared
+    made = [dataclasses.replace(each, batch_size=4) for each in siblings(program, family, data)[:5]]
     packed, lone = [Recorder() for _ in made], [Recorder() for _ in made]
-    ends = together([order(each, prepared, tmp_path / f"p{i}", packed[i]) for i, each in enumerate(made)])
+    ends = together([order(each, data, tmp_path / f"p{i}", packed[i]) for i, each in enumerate(made)])
     assert len(ends) == len(made)
     for index, each in enumerate(made):
         found = result(ends[index])
-        expected = alone(order(each, prepared, tmp_path, lone[index]), tmp_path / f"a{index}")
+        expected = alone(order(each, data, tmp_path, lone[index]), tmp_path / f"a{index}")
         steps, reference = packed[index].values("loss"), lone[index].values("loss")
         assert list(steps) == list(range(1, 105))
         for step in range(1, 101):

@@ -131,7 +131,7 @@ def test_a_pruned_channel_says_nothing(family: str, program: Make) -> None:
     base["data"]["objective"] = families.rules(family).OBJECTIVES[0]
     pruner = Pruner(Program.from_dict({**base, "family": family, "shape": dims}), flat)
     pruner.observe(18, flat.zeros())
-    pruner.after_step(18)
+    pruner.apply()
     before = float(network.loss(inputs(family)).reported)
     masks = pruner.masks()
     for one in families.rules(family).structures(dims):

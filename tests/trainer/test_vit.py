@@ -30,11 +30,6 @@ MODEL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(DataSource(source="digits", validation_share=0.2), tmp_path_factory.mktemp("digits"))
-
-
 def program(
     digits: Prepared, steps: int, model: dict[str, Any] | None = None, batch: int = 32, **options: Any
 ) -> Program:
@@ -165,6 +160,19 @@ def test_the_sigmoid_loss_is_that_of_multi_hot_targets(many_labels: Prepared) ->
     chance = torch.sigmoid(network.module(pixel_values=pixels).logits)
     expected = -(wanted * chance.log() + (1 - wanted) * (1 - chance).log()).sum(1).mean()
     torch.testing.assert_close(network.loss({"pixels": pixels, "labels": labels}).train, expected)
+
+
+def test_our_pass_is_the_librarys_to_the_bit() -> None:
+    dims = shape_for("vit", 12 * 16**2 * 2, MODEL).dims
+    network = build("vit", dims, 3, z_loss=0.0)
+    pixels, labels = torch.randn(5, 1, 8, 8), torch.tensor([[0], [3], [9], [9], [1]])
+    parameters = list(network.module.parameters())
+    ours = network.loss({"pixels": pixels, "labels": labels}).train
+    theirs = network.module(pixel_values=pixels).logits
+    assert torch.equal(network.logits(pixels), theirs)  # type: ignore[attr-defined]
+    expected = torch.autograd.grad(F.cross_entropy(theirs, labels[:, 0]), parameters)
+    for found, wanted in zip(torch.autograd.grad(ours, parameters), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_softmax_refuses_images_of_several_labels(many_labels: Prepared, tmp_path: Path) -> None:

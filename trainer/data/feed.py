@@ -50,10 +50,14 @@ class Feed:
             return self._second.train(step - self._switch.at)
         return self._first.train(step)
 
+    def switched(self, steps: int) -> bool:
+        """Whether the last of `steps` steps was trained on the second stream."""
+        return self._switch is not None and steps > self._switch.at
+
     def validation(self, steps: int, index: int) -> Arrays:
         """Held-out batch `index` for a model that was trained for `steps` steps."""
-        switched = self._switch is not None and steps > self._switch.at
-        return (self._second if switched and self._second is not None else self._first).validation(index)
+        second = self._second if self.switched(steps) else None
+        return (self._first if second is None else second).validation(index)
 
     def repeats(self, steps: int) -> float:
         """How often `steps` steps go through the data; of two streams, that which is gone through more often."""

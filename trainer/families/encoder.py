@@ -34,7 +34,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 OBJECTIVES = ("masked",)
-STACKED = False
+STACKED = True
 LENGTH: str | None = "positions"
 
 

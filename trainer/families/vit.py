@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 OBJECTIVES = ("image-classification",)
-STACKED = False
+STACKED = True
 VOCABULARY = "classes"
 LENGTH: str | None = None
 

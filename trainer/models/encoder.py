@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.models import Loss
 from trainer.models.cross_entropy import cross_entropy
+from trainer.models.stacked import embedding, joined, layer_norm, linear
 
 _EPSILON = 1e-12
 
@@ -42,7 +43,10 @@ def build(dims: Mapping[str, int], *, z_loss: float, smoothing: float = 0.0) -> 
 
 
 class EncoderNetwork:
-    """Loss of masked positions: inputs [B, T], positions and targets [B, K], int64, no padding."""
+    """Loss of masked positions: inputs [B, T], positions and targets [B, K], int64, no padding.
+
+    Where the module's weights are stacked, [P, out, in], so is everything else: inputs [P, B, T], losses [P].
+    """
 
     def __init__(self, module: Any, z_loss: float, smoothing: float) -> None:
         self.module: nn.Module = module
@@ -52,41 +56,47 @@ class EncoderNetwork:
     def loss(self, batch: Mapping[str, Tensor]) -> Loss:
         """Mean over all masked positions."""
         logits = self.logits(batch["inputs"], batch["positions"])
-        return Loss(*cross_entropy(logits, batch["targets"], self._z_loss, self._smoothing))
+        targets = batch["targets"]
+        return Loss(
+            *cross_entropy(logits, targets, self._z_loss, self._smoothing, stacked=targets.dim() == 3)
+        )
 
     def logits(self, inputs: Tensor, positions: Tensor) -> Tensor:
         """[B, K, V] at `positions` [B, K] of inputs [B, T]."""
         module: Any = self.module
         tables = module.bert.embeddings
         table = tables.word_embeddings.weight
-        places = tables.position_embeddings.weight[: inputs.shape[1]] + tables.token_type_embeddings.weight
-        hidden = _norm(tables.LayerNorm, F.embedding(inputs, table) + places)
+        places = (
+            tables.position_embeddings.weight[..., : inputs.shape[-1], :]
+            + tables.token_type_embeddings.weight
+        )
+        hidden = _norm(tables.LayerNorm, embedding(inputs, table) + places.unsqueeze(-3))
         for layer in module.bert.encoder.layer:
             attended = self._attention(layer.attention.self, layer.attention.output.dense, hidden)
             hidden = _norm(layer.attention.output.LayerNorm, hidden + attended)
             inner = F.gelu(_linear(layer.intermediate.dense, hidden))
             hidden = _norm(layer.output.LayerNorm, hidden + _linear(layer.output.dense, inner))
         width = hidden.shape[-1]
-        masked = hidden.gather(1, positions[:, :, None].expand(-1, -1, width))
+        masked = hidden.gather(-2, positions[..., None].expand(*positions.shape, width))
         head = module.cls.predictions
         masked = _norm(head.transform.LayerNorm, F.gelu(_linear(head.transform.dense, masked)))
-        return F.linear(masked, table, head.bias)
+        return linear(masked, table, head.bias)
 
     def _attention(self, weights: Any, out: Any, hidden: Tensor) -> Tensor:
-        batch, length, width = hidden.shape
+        *rows, length, width = hidden.shape
         parts = (weights.query, weights.key, weights.value)
-        joined = F.linear(
-            hidden, torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        together = linear(
+            hidden, joined(*(part.weight for part in parts)), torch.cat([part.bias for part in parts], -1)
         )
-        apart = joined.view(batch, length, 3, self._heads, width // self._heads)
+        apart = together.view(-1, length, 3, self._heads, width // self._heads)
         q, k, v = apart.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return _linear(out, mixed.transpose(1, 2).reshape(batch, length, width))
+        return _linear(out, mixed.transpose(1, 2).reshape(*rows, length, width))
 
 
 def _linear(layer: Any, hidden: Tensor) -> Tensor:
-    return F.linear(hidden, layer.weight, layer.bias)
+    return linear(hidden, layer.weight, layer.bias)
 
 
 def _norm(layer: Any, hidden: Tensor) -> Tensor:
-    return F.layer_norm(hidden, (hidden.shape[-1],), layer.weight, layer.bias, _EPSILON)
+    return layer_norm(hidden, layer.weight, layer.bias, _EPSILON)

@@ -19,28 +19,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def linear(inputs: Tensor, weight: Tensor) -> Tensor:
-    """inputs·weightᵀ: [..., in] and [out, in], or [P, ..., in] and [P, out, in]."""
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """inputs·weightᵀ + bias: [..., in], [out, in], [out], or [P, ..., in], [P, out, in], [P, out]."""
     if weight.dim() == 2:
-        return F.linear(inputs, weight)
+        return F.linear(inputs, weight, bias)
     members, width = weight.shape[:2]
     rows = inputs.reshape(members, -1, inputs.shape[-1])
     if rows.is_cpu and not torch.is_autocast_enabled("cpu"):
-        product: Tensor = _ModelByModel.apply(rows, weight)  # type: ignore[no-untyped-call]
-    else:
+        product: Tensor = _ModelByModel.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    elif bias is None:
         product = torch.bmm(rows, weight.transpose(1, 2))
+    else:
+        product = torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2))
     return product.view(*inputs.shape[:-1], width)
 
 
 class _ModelByModel(torch.autograd.Function):
-    """inputs [P, rows, in] and weight [P, out, in] to [P, rows, out], one product after the other."""
+    """inputs [P, rows, in], weight [P, out, in] and bias [P, out] or None to [P, rows, out], model by model."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
+        ctx.biased = bias is not None
         product = inputs.new_empty(*inputs.shape[:2], weight.shape[1])
-        for rows, one, out in zip(inputs, weight, product, strict=True):
-            torch.mm(rows, one.t(), out=out)
+        for place, (rows, one, out) in enumerate(zip(inputs, weight, product, strict=True)):
+            if bias is None:
+                torch.mm(rows, one.t(), out=out)
+            else:
+                torch.addmm(bias[place], rows, one.t(), out=out)
         return product
 
     @staticmethod
@@ -52,7 +58,7 @@ class _ModelByModel(torch.autograd.Function):
         ):
             torch.mm(gradient, one, out=to_rows)
             torch.mm(gradient.t(), rows, out=to_one)
-        return of_inputs, of_weight
+        return of_inputs, of_weight, gradients[0].sum(1) if ctx.biased else None
 
 
 def joined(*weights: Tensor) -> Tensor:
@@ -66,6 +72,56 @@ def rms_norm(inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     if weight.dim() == 1:
         return F.rms_norm(inputs, width, weight, epsilon)
     return F.rms_norm(inputs, width, None, epsilon) * weight[:, None, None]
+
+
+def layer_norm(inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Layer norm over the last axis: weight and bias [D], or [P, D] for inputs [P, B, T, D]."""
+    width = (inputs.shape[-1],)
+    if weight.dim() == 1:
+        return F.layer_norm(inputs, width, weight, bias, epsilon)
+    if inputs.is_cpu and not torch.is_autocast_enabled("cpu"):
+        # The library multiplies and adds at once, and sums the weight's gradient row by row.
+        normed: Tensor = _NormModelByModel.apply(inputs, weight, bias, epsilon)  # type: ignore[no-untyped-call]
+        return normed
+    lone = (len(weight), *[1] * (inputs.dim() - 2), weight.shape[-1])
+    return F.layer_norm(inputs, width, None, None, epsilon) * weight.view(lone) + bias.view(lone)
+
+
+class _NormModelByModel(torch.autograd.Function):
+    """inputs [P, ..., D], weight and bias [P, D]: the library's layer norm of one model after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        normed = torch.empty_like(inputs)
+        ctx.statistics = []
+        for rows, scale, shift, out in zip(inputs, weight, bias, normed, strict=True):
+            of_model, mean, deviation = torch.native_layer_norm(rows, scale.shape, scale, shift, epsilon)
+            out.copy_(of_model)
+            ctx.statistics.append((mean, deviation))
+        ctx.save_for_backward(inputs, weight, bias)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        found = [
+            torch.ops.aten.native_layer_norm_backward(
+                gradient, rows, scale.shape, *statistics, scale, shift, [True, True, True]
+            )
+            for gradient, rows, scale, shift, statistics in zip(
+                gradients[0].contiguous(), *ctx.saved_tensors, ctx.statistics, strict=True
+            )
+        ]
+        return *(torch.stack(parts) for parts in zip(*found, strict=True)), None
+
+
+def patches(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Square patches of images [B, C, H, W], mapped by weight [D, C, K, K] and bias [D]: [B, patches, D].
+
+    Or of [P, B, C, H, W] by those of P models: this one layer is as many calls as there are models.
+    """
+    if weight.dim() == 4:
+        return F.conv2d(images, weight, bias, stride=weight.shape[-1]).flatten(2).transpose(1, 2)
+    return torch.stack([patches(*of_model) for of_model in zip(images, weight, bias, strict=True)])
 
 
 def embedding(ids: Tensor, table: Tensor) -> Tensor:

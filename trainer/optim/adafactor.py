@@ -13,62 +13,75 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.flat import FlatParameters
+from trainer.flat import StackedParameters
 from trainer.optim.moments import moments_of
-from trainer.optim.update import Update
+from trainer.optim.update import Update, per_model
 from trainer.program import Optimizer
 
 
 class AdaFactor(Update):
     """State: the second moments (`trainer.optim.moments`)."""
 
-    def __init__(self, optimizer: Optimizer, parameters: FlatParameters) -> None:
+    def __init__(self, optimizer: Optimizer, parameters: StackedParameters) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
         self._moments = moments_of(optimizer, parameters)
         self._cut: tuple[Tensor, list[Tensor]] | None = None
         self._masked = parameters.zeros()
-        self._weights = list(parameters.views.values())
-        self._masked_views = list(parameters.view_of(self._masked).values())
+        self._weights = self._flat_views(parameters.data)
+        self._masked_views = self._flat_views(self._masked)
         self._sizes = torch.tensor(
-            [float(weight.numel()) for weight in self._weights], device=parameters.data.device
+            [float(weight.shape[1]) for weight in self._weights], device=parameters.data.device
         )
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        return self._moments.state()
+    def stacked(self) -> dict[str, dict[str, Tensor]]:
+        return self._moments.stacked()
 
     def numbers(self, rate: float, step: int) -> Sequence[float]:
         return float(step + 1) ** -self._optimizer.decay_exponent, -rate  # 1 − β2_t
 
     def move(self, gradient: Tensor, numbers: Tensor) -> None:
         chosen, weights = self._optimizer, self._parameters.data
-        arrival, pace = numbers.unbind()
+        arrival, pace = per_model(numbers)
         update = gradient
         self._moments.normalise(update, arrival, self._masked)
         # Counted as a sum of ones: XLA takes 0⁰ for 1, which a norm of order 0 would run into.
         alive_weights = self._masked.copy_(weights != 0)
-        nonzero = torch.stack(torch._foreach_norm(self._masked_views, 1))
+        nonzero = _norms(self._masked_views, 1)
         alive_weights.mul_(update)
-        weight_norm = torch.stack(torch._foreach_norm(self._weights, 2))
+        weight_norm = _norms(self._weights, 2)
         alive = nonzero > 0
         counted = torch.where(alive, nonzero, self._sizes)
-        update_norm = torch.stack(torch._foreach_norm(self._masked_views, 2))
+        update_norm = _norms(self._masked_views, 2)
         # Only a CPU can look at no cost: elsewhere asking would wait for the device, and what is compiled cannot ask.
         if not weights.is_cpu or torch.compiler.is_compiling() or not alive.all():
-            everything = torch.stack(torch._foreach_norm(self._views_of(update), 2))
-            update_norm = torch.where(alive, update_norm, everything)
+            update_norm = torch.where(alive, update_norm, _norms(self._views_of(update), 2))
         clip = (update_norm / counted.sqrt() / chosen.clip_rms).clamp_(min=1.0)
         scale = (weight_norm / self._sizes.sqrt()).clamp_(min=chosen.minimum_scale) * (
             self._sizes / counted
         ).sqrt()
         factors = (scale / clip).mul_(pace)
-        torch._foreach_mul_(self._views_of(update), list(factors.unbind()))
+        torch._foreach_mul_(self._views_of(update), list(factors.unsqueeze(-1).unbind(1)))
         weights.add_(update)
+
+    def _flat_views(self, buffer: Tensor) -> list[Tensor]:
+        """[P, weights] of each parameter in a buffer of the parameters' layout."""
+        return [view.flatten(1) for view in self._parameters.view_of(buffer).values()]
 
     def _views_of(self, update: Tensor) -> list[Tensor]:
         # A gradient is one and the same buffer at every step: to cut it anew takes a fifth of a small model's update.
         if torch.compiler.is_compiling():
-            return list(self._parameters.view_of(update).values())
+            return self._flat_views(update)
         if self._cut is None or self._cut[0] is not update:
-            self._cut = update, list(self._parameters.view_of(update).values())
+            self._cut = update, self._flat_views(update)
         return self._cut[1]
+
+
+def _norms(views: Sequence[Tensor], order: int) -> Tensor:
+    """The norm of each row of L views [P, n]: [P, L]. Whatever P is, as many calls; fewer for one model.
+
+    On a CPU both ways sum a row in the same order.
+    """
+    if len(views[0]) == 1:
+        return torch.stack(torch._foreach_norm(list(views), order))[None]
+    return torch.stack([torch.linalg.vector_norm(view, order, dim=1) for view in views], 1)

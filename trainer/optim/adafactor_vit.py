@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.flat import FlatParameters
+from trainer.flat import StackedParameters
 from trainer.optim.moments import moments_of
-from trainer.optim.update import Update, decayed
+from trainer.optim.update import Update, decayed, per_model
 from trainer.program import Optimizer
 
 BETA1, LARGEST_BETA2 = 0.9, 0.999
@@ -24,23 +24,23 @@ BETA1, LARGEST_BETA2 = 0.9, 0.999
 class VitAdaFactor(Update):
     """State: m, the running mean of updates, one float32 a weight (big_vision keeps it in bf16), and the moments."""
 
-    def __init__(self, optimizer: Optimizer, parameters: FlatParameters) -> None:
+    def __init__(self, optimizer: Optimizer, parameters: StackedParameters) -> None:
         self._optimizer, self._parameters = optimizer, parameters
         self._moments = moments_of(optimizer, parameters)
         self._m, self._spare = parameters.zeros(), parameters.zeros()
         self._matrices = decayed(parameters)
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        return {"m": self._parameters.view_of(self._m), **self._moments.state()}
+    def stacked(self) -> dict[str, dict[str, Tensor]]:
+        return {"m": self._parameters.view_of(self._m), **self._moments.stacked()}
 
     def numbers(self, rate: float, step: int) -> Sequence[float]:
         arrival = max(1 - LARGEST_BETA2, float(step + 1) ** -self._optimizer.decay_exponent)
         return arrival, -rate, 1 - rate * self._optimizer.weight_decay
 
     def move(self, gradient: Tensor, numbers: Tensor) -> None:
-        arrival, pace, left = numbers.unbind()
+        arrival, pace, left = per_model(numbers)
         self._moments.normalise(gradient, arrival, self._spare)
         self._m.lerp_(gradient, 1 - BETA1)
         if self._optimizer.weight_decay:
-            torch._foreach_mul_(self._matrices, left)
+            torch._foreach_mul_(self._matrices, [left] * len(self._matrices))
         self._parameters.data.add_(torch.mul(self._m, pace, out=gradient))

@@ -16,6 +16,7 @@ from trainer import families
 from trainer.flat import FlatParameters
 from trainer.program import Program, first_update
 from trainer.pruning.distributions import DISTRIBUTIONS
+from trainer.pruning.held import Held, zero
 from trainer.pruning.mask import keep_count, keep_highest
 from trainer.pruning.methods import Action, Draw, Exchange, Rank, Release, method_for
 from trainer.pruning.patterns import pattern_for, unit_sizes
@@ -85,8 +86,9 @@ class _Scores(Mapping[str, Tensor]):
 class Pruner:
     """Masks over the flat parameters; none exist while the run is dense, which then pays nothing.
 
-    Per step: `before_step`, then the forward pass inside `seen`, `observe` with the gradient, the optimiser, and
-    `after_step`. mask_seconds: wall time spent on computing masks so far in this process; updates: how many times.
+    Per step: `before_step`, then the forward pass inside `seen`, `observe` with the gradient, the optimiser, `apply` of
+    the `Held` that it joined, and `after_step`. mask_seconds: wall time spent on computing masks so far in this
+    process; updates: how many times.
     """
 
     def __init__(self, program: Program, parameters: FlatParameters) -> None:
@@ -99,10 +101,21 @@ class Pruner:
         self._parameters = parameters
         self._seed = program.seed
         self._pruned: Tensor | None = None  # flat, True where a weight is held at zero
+        self._held: tuple[Held, int] | None = (
+            None  # where masks that are state lie, and which row is this run's
+        )
         self._gradients: Masks = {}
         self.mask_seconds = 0.0
         self.updates = 0
         self._compared = 0  # of the updates, those that `renewed` was asked about
+
+    def join(self, held: Held, member: int) -> None:
+        """Keep the masks in that row from now on, beside those of runs whose updates are computed with this one's."""
+        if self._is_through:
+            return
+        before, self._held = self._pruned, (held, member)
+        if before is not None:
+            self._pruned = held.take(member).copy_(before)
 
     def before_step(self, step: int) -> None:
         """The method's action before the forward pass of `step`; weights that it prunes become zero."""
@@ -142,13 +155,12 @@ class Pruner:
             self._gradients = {layer.name: views[layer.name].abs() for layer in self.layers}
 
     def after_step(self, step: int) -> Masks:
-        """After the optimiser's update of `step`: pruned weights become zero, then weights are exchanged.
+        """After the optimiser's update of `step` and `Held.apply`: weights are exchanged.
 
         Name → mask of the weights that were grown by an exchange: their optimiser state must become zero.
         """
         if self._method is None or self._method.through:
             return {}
-        self.apply()
         action = self._method.update(self._pruning, step)
         if not isinstance(action, Exchange):
             return {}
@@ -179,13 +191,22 @@ class Pruner:
     def load(self, masks: Masks) -> None:
         """Take masks over, from an update or a checkpoint; without any, all weights live."""
         if not masks:
+            if self._pruned is not None and self._held is not None:
+                held, member = self._held
+                held.release(member)
             self._pruned = None
             return
         if self._pruned is None:
-            self._pruned = self._parameters.zeros(torch.bool)
+            self._pruned = self._flags()
         views = self._parameters.view_of(self._pruned)
         for name, mask in masks.items():
             views[name].copy_(~mask)
+
+    def _flags(self) -> Tensor:
+        if self._held is None:
+            return self._parameters.zeros(torch.bool)
+        held, member = self._held
+        return held.take(member)
 
     def density(self) -> float:
         """The share of linear weights that the last forward pass or update kept."""
@@ -221,14 +242,8 @@ class Pruner:
 
     def apply(self) -> None:
         """Pruned weights become zero."""
-        if self._pruned is None:
-            return
-        weights = self._parameters.data
-        if weights.is_cpu:
-            # The same bits as below at a fifteenth of the time: kept weights meet all ones, pruned ones zeros.
-            weights.view(torch.int32).bitwise_and_(self._pruned.view(torch.int8) - 1)
-        else:
-            weights.masked_fill_(self._pruned, 0.0)
+        if self._pruned is not None:
+            zero(self._parameters.data, self._pruned)
 
     def _act(self, action: Action, step: int) -> Masks:
         begin = time.perf_counter()
