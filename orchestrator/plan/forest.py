@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from trainer.program import Program
 
@@ -24,7 +23,7 @@ class PlannedSegment:
     end: int
     program: Program
     flops: float
-    priority: int = 0
+    priority: int
     """GFLOPs on the longest way from this segment's start to a tip below it: long chains go first."""
 
 
@@ -49,7 +48,8 @@ class _Walker:
 
 
 def forest(programs: Sequence[tuple[Program, float]]) -> Forest:
-    """The forest of (program, FLOPs of one step) pairs. Equal programs share their whole path."""
+    """The forest of (program, FLOPs of one step) pairs. Equal programs share their whole path; programs whose static
+    parts are equal cost the same a step."""
     groups: dict[str, list[_Walker]] = {}
     cost: list[float] = []
     for index, (program, flops_per_step) in enumerate(programs):
@@ -59,24 +59,13 @@ def forest(programs: Sequence[tuple[Program, float]]) -> Forest:
     builder = _Builder(cost)
     for walkers in groups.values():
         builder.grow(walkers, piece=0, start=0, parent=None, path=[])
-    return Forest(_with_priorities(builder.segments), [builder.paths[i] for i in range(len(programs))])
-
-
-class _Stretch(NamedTuple):
-    """A segment before its priority is known."""
-
-    key: str
-    parent: str | None
-    start: int
-    end: int
-    program: Program
-    flops: float
+    return Forest(builder.segments, [builder.paths[i] for i in range(len(programs))])
 
 
 class _Builder:
     def __init__(self, cost: list[float]) -> None:
         self.cost = cost
-        self.segments: list[_Stretch] = []
+        self.segments: list[PlannedSegment] = []
         self.paths: dict[int, list[str]] = {}
 
     def grow(
@@ -98,8 +87,19 @@ class _Builder:
         for end in sorted({walker.until[piece] for walker in walkers}):
             longest = walkers[0]
             key = longest.program.key_at(end)
-            flops = self.cost[longest.index] * (end - start)
-            self.segments.append(_Stretch(key, parent, start, end, longest.program, flops))
+            # Equal static parts cost the same a step: the longest way from here is that of whom goes on the longest.
+            cost = self.cost[longest.index]
+            self.segments.append(
+                PlannedSegment(
+                    key=key,
+                    parent=parent,
+                    start=start,
+                    end=end,
+                    program=longest.program,
+                    flops=cost * (end - start),
+                    priority=int(cost * (longest.program.steps - start) / 1e9),
+                )
+            )
             path.append(key)
             start, parent = end, key
             here = [walker for walker in walkers if walker.until[piece] == end]
@@ -110,16 +110,3 @@ class _Builder:
             onward = [walker for walker in here if walker.program.steps > end]
             if onward:
                 self.grow(onward, piece=piece + 1, start=end, parent=key, path=path)
-
-
-def _with_priorities(segments: list[_Stretch]) -> list[PlannedSegment]:
-    below: dict[str, float] = {}
-    longest: dict[str, float] = {}
-    # Parents stand before children, so the way back sees every child before its parent.
-    for segment in reversed(segments):
-        longest[segment.key] = segment.flops + below.get(segment.key, 0.0)
-        if segment.parent is not None:
-            below[segment.parent] = max(below.get(segment.parent, 0.0), longest[segment.key])
-    return [
-        PlannedSegment(priority=int(longest[segment.key] / 1e9), **segment._asdict()) for segment in segments
-    ]
