@@ -30,7 +30,7 @@ ELSEWHERE = {
         "Ray": "the controller hands sweeps to it",
         "MLflow": "the controller writes to it",
     },
-    "controller": {"torch": "workers train"},
+    "controller": {"torch": "workers train", "MLflow": "LACUNA_TRACKING_URI names a server, if there is one"},
     "trainer": {
         "ledger": "the controller tells workers where it is",
         "MLflow": "the controller writes to it",

@@ -150,7 +150,8 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(
 
 
 @pytest.mark.parametrize(
-    ("part", "modules"), [("service", ["torch", "ray", "mlflow"]), ("controller", ["torch"]), ("trainer", [])]
+    ("part", "modules"),
+    [("service", ["torch", "ray", "mlflow"]), ("controller", ["torch", "mlflow"]), ("trainer", [])],
 )
 def test_doctor_misses_nothing_that_an_image_is_spared(
     part: str, modules: list[str], home: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
@@ -159,8 +160,6 @@ def test_doctor_misses_nothing_that_an_image_is_spared(
     for name in modules:
         monkeypatch.setitem(sys.modules, name, None)
     told = {} if part == "trainer" else {"DATABASE_URL": database_url}
-    if part == "controller":
-        told["TRACKING_URI"] = "http://127.0.0.1:1"
     found = findings(HOME=str(home), PART=part, **told)
     for name, who in doctor.ELSEWHERE[part].items():
         assert found[name].state == "ok", found[name]
