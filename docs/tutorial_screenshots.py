@@ -19,7 +19,6 @@ SWEEP = "first"
 
 #: Name of the picture → the sections of the page that it shows.
 SECTIONS = {
-    "answer": ".answer.card",
     "law": "section:has(#chart)",
     "map": "section:has(#map)",
     "forest": "section:has(#forest)",

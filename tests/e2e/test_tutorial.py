@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +26,10 @@ LONGEST = 1800
 """Seconds for one command: a bound for a machine that is busy with other things."""
 
 
-def commands() -> list[str]:
-    """The commands of the tutorial, in order."""
+def commands() -> list[list[str]]:
+    """The commands of the tutorial, block by block, in order."""
     blocks = re.findall(r"^```console\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [[line[2:] for line in block.splitlines() if line.startswith("$ ")] for block in blocks]
 
 
 @dataclass
@@ -53,6 +54,11 @@ class Reader:
         )
         self.said[command] = done.stdout
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+    def type_all(self, commands: list[str]) -> None:
+        """Run commands one after the other."""
+        for command in commands:
+            self.type(command)
 
 
 @pytest.fixture(scope="module")
@@ -85,30 +91,26 @@ def reader() -> Iterator[Reader]:
 @pytest.mark.timeout(5400)
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 def test_the_tutorial_leads_from_nothing_to_a_decision(reader: Reader) -> None:
-    typed = commands()
-    training = typed.index("lacuna run first.yaml")
-    for command in typed[:training]:
+    blocks = commands()
+    training = next(i for i, block in enumerate(blocks) if "lacuna run first.yaml" in block)
+    *before, run = blocks[training]
+    stop = blocks[-1].pop()
+    assert (run, stop) == ("lacuna run first.yaml", "lacuna serve --stop")
+    for command in [*itertools.chain.from_iterable(blocks[:training]), *before]:
         reader.type(command)
-    problems: list[BaseException] = []
-
-    def train() -> None:
-        try:
-            reader.type(typed[training])
-        except BaseException as problem:
-            problems.append(problem)
-
-    trainer = threading.Thread(target=train, daemon=True)
-    trainer.start()
-    _follow_on_the_page(reader, trainer)
-    trainer.join(LONGEST)
-    assert problems == []
-    for command in typed[training + 1 :]:
-        reader.type(command)
+    with ThreadPoolExecutor(2) as hands:
+        trained = hands.submit(reader.type, run)
+        _follow_on_the_page(reader, trained)
+        trained.result(LONGEST)
+        # From here on they only ask: one block beside the other, each in its order.
+        for done in [hands.submit(reader.type_all, block) for block in blocks[training + 1 :]]:
+            done.result(LONGEST)
+    reader.type(stop)
     assert "27 of 27 runs done" in reader.said["lacuna run first.yaml"]
     assert "law of first" in reader.said["lacuna law first"]
 
 
-def _follow_on_the_page(reader: Reader, trainer: threading.Thread) -> None:
+def _follow_on_the_page(reader: Reader, trained: Future[None]) -> None:
     """The page of the sweep, opened as it begins and never loaded again, tells of its end."""
     served = json.loads((reader.folder / "home" / "serve.json").read_text())["url"]
     with sync_playwright() as playwright:
@@ -118,7 +120,7 @@ def _follow_on_the_page(reader: Reader, trainer: threading.Thread) -> None:
         page.on("pageerror", lambda error: problems.append(str(error)))
         deadline = time.monotonic() + LONGEST
         while (answer := page.goto(f"{served}/sweeps/first")) is None or not answer.ok:
-            assert trainer.is_alive() or answer is not None, "the run ended before its sweep was there"
+            assert not trained.done(), "the run ended before its sweep was there"
             assert time.monotonic() < deadline, "the sweep never came"
             time.sleep(0.5)
         page.wait_for_selector("#sweep[data-ready=true]", timeout=120_000)

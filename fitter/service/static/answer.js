@@ -3,7 +3,7 @@
 import { ofGroup, post } from "./api.js";
 import { quietly } from "./chrome.js";
 import { h, put, table } from "./dom.js";
-import { field, loss, parse, percent, power, si } from "./numbers.js";
+import { flopsField, loss, parse, percent, power, si, sizeField } from "./numbers.js";
 
 let asked = 0;
 
@@ -33,8 +33,8 @@ export async function showAnswer(state, question) {
   else [state.question, best] = await firstQuestion(state);
   const { nonzero_params: n, flops: c, accounting } = state.question;
   if (document.activeElement?.form !== form) {
-    form.elements.nonzero_params.value = field(n);
-    form.elements.flops.value = field(c);
+    form.elements.nonzero_params.value = sizeField(n);
+    form.elements.flops.value = flopsField(c);
     form.elements.accounting.value = accounting;
   }
   const mine = (asked += 1);

@@ -79,8 +79,11 @@ export function parse(text) {
   return Number(found[1]) * factor;
 }
 
-// A number in a text field: short, and `parse` reads it back.
-export function field(value) {
-  if (value >= 1e15 || value < 1e3) return value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e");
-  return si(value).replace("\u00a0", "");
+// Numbers in text fields: short, and `parse` reads them back. A size, and a budget: nobody counts FLOPs in billions of them.
+export function sizeField(value) {
+  return value >= 1e15 || value < 1e3 ? flopsField(value) : si(value).replace("\u00a0", "");
+}
+
+export function flopsField(value) {
+  return value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e");
 }
