@@ -37,7 +37,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
 
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+        # Folded, not cut: a narrow terminal makes a table ugly, not wrong.
+        made.add_column(
+            column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

@@ -126,10 +126,9 @@ def _optima(document: Mapping[str, Any]) -> list[str]:
         bounded = math.isfinite(low) and math.isfinite(high)
         ends = f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if bounded else ""
         flops = f"{budget:.3g}".replace("e+", "e")
-        said.append(
-            f"with {short(size, ' ')} non-zero parameters and {flops} FLOPs make it {100 * float(best.sparsity):.3g} % "
-            f"sparse{ends}"
-        )
+        sparsity = 100 * float(best.sparsity)
+        advice = f"make it {sparsity:.3g} % sparse" if sparsity >= 0.5 else "train a dense model"
+        said.append(f"with {short(size, ' ')} non-zero parameters and {flops} FLOPs {advice}{ends}")
     return said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sqlalchemy import Engine
 
 from ledger.settings import Settings
 from orchestrator.command.main import COMMANDS
+from orchestrator.command.output import table
 from orchestrator.submit import submit_text
 from tests.orchestrator.texts import SMALL
 
@@ -160,3 +163,10 @@ def test_status_of_a_new_sweep_says_what_its_law_lacks(
     assert "0 of 27 done" in done.stdout
     assert "27 of 27 runs are still to come" in done.stdout
     assert "add runs" not in done.stdout
+
+
+def test_a_narrow_terminal_cuts_no_number() -> None:
+    drawn = io.StringIO()
+    Console(file=drawn, width=12).print(table([">cost", ">gain"], [("12345.6789", "98765.4321")]))
+    digits = [line.split() for line in drawn.getvalue().splitlines()[1:]]
+    assert ["".join(column) for column in zip(*digits, strict=True)] == ["12345.6789", "98765.4321"]
