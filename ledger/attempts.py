@@ -8,7 +8,7 @@ changes nothing: neither here nor in the checkpoint's path, which carries the id
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -246,6 +246,40 @@ def killed_for_memory(session: Session, segment_key: str, attempt_id: int, reaso
     )
 
 
+def give_up(session: Session, sweep_ids: Sequence[int], reason: str) -> bool:
+    """Nobody can carry these sweeps out: their pending runs fail, as long as none of their segments is being trained.
+    The segments stay as they are, for other sweeps and for `sweeps.retry`. Whether it was done."""
+    busy = text("""
+        SELECT EXISTS (SELECT 1 FROM segments JOIN run_segments ON segment_key = key JOIN runs ON runs.id = run_id
+            WHERE segments.state = 'running' AND sweep_id = ANY(:sweeps))
+    """)
+    if session.scalar(busy, {"sweeps": list(sweep_ids)}):
+        return False
+    _end_runs(
+        session,
+        """
+            UPDATE runs SET state = 'failed', reason = :reason, completed_at = now()
+            WHERE state = 'pending' AND sweep_id = ANY(:sweeps) RETURNING sweep_id
+        """,
+        {"sweeps": list(sweep_ids), "reason": reason[:REASON_LENGTH]},
+        "SELECT unnest(CAST(:sweeps AS bigint[]))",
+    )
+    return True
+
+
+def last_words(session: Session, segment_key: str, attempt_id: int, log: str) -> None:
+    """The last log lines of an attempt whose worker is dead join its reason, however that was found out, before it is
+    or after. One that ended otherwise stays as it is."""
+    session.execute(
+        text("""
+            UPDATE attempts SET
+                reason = right(concat_ws(E'\\n', reason, 'last log lines:', CAST(:log AS text)), :length)
+            WHERE id = :id AND segment_key = :key AND state IN ('running', 'lost')
+        """),
+        {"id": attempt_id, "key": segment_key, "log": log, "length": REASON_LENGTH},
+    )
+
+
 def diverge(session: Session, attempt_id: int, reason: str) -> None:
     """The loss ran away: the segment and every run behind it end as diverged, and are not tried again.
 
@@ -368,7 +402,8 @@ def _lose(
     lost = session.scalars(
         text(f"""
             WITH lost AS (
-                UPDATE attempts SET state = 'lost', kind = :kind, reason = :reason, ended_at = now()
+                UPDATE attempts SET state = 'lost', kind = :kind, ended_at = now(),
+                    reason = concat_ws(E'\\n', CAST(:reason AS text), reason)  -- its last log lines may be there
                 WHERE state = 'running' AND {condition} RETURNING segment_key
             )
             UPDATE segments SET state = 'pending' FROM lost

@@ -141,7 +141,7 @@ def _known(error: Exception) -> int | None:
     }
     wrong_input |= {"DataError", "ShapeError", "ProgramError", "InputError", "TokenError", "PoolError"}
     wrong_input |= {"Refused"}
-    failed = {"LedgerError", "TrackingError", "FitError", "TrainerError", "WorkError", "ClientError"}
+    failed = {"LedgerError", "TrackingError", "FitError", "TrainerError", "RayError", "ClientError"}
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & wrong_input:
         return 2

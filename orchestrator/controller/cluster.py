@@ -13,6 +13,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from ledger.settings import Settings
 
@@ -21,6 +24,9 @@ LONGEST_DIRECTORY = 42
 
 #: Bytes for Ray's object store, the least it takes: segments go through files, not through Ray.
 OBJECT_STORE = 80 * 1024 * 1024
+
+#: How often it is tried to start a private Ray.
+STARTS = 3
 
 #: What Ray reads from the environment, once, when it is imported or started.
 ENVIRONMENT = {
@@ -35,13 +41,19 @@ ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "10",
 }
 
+log = logging.getLogger(__name__)
+
+
+class RayError(RuntimeError):
+    """Ray that does not start here, or cannot be reached."""
+
 
 @contextmanager
 def ray_cluster(
     settings: Settings, cores: int, resources: Mapping[str, float] | None = None
 ) -> Iterator[None]:
     """Ray while the block runs. A private one has `cores` CPUs and these custom resources and leaves nothing behind;
-    its processes die with this one, however it ends (so the thread that enters must live as long)."""
+    its processes die with this one, however it ends (so the thread that enters must live as long). Raises RayError."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if "RAY_ADDRESS" not in os.environ:
@@ -59,8 +71,11 @@ def ray_cluster(
 
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        with _signals_kept():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            with _signals_kept():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise RayError(f"no Ray answers at RAY_ADDRESS={address}: {error}") from error
         try:
             yield
         finally:
@@ -68,27 +83,61 @@ def ray_cluster(
                 ray.shutdown()
         return
     directory = ray_directory(settings)
-    # An earlier controller of this home was killed, or this one would not lead: nobody uses what is there.
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, mode=0o700)
-    with _signals_kept():
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            resources=dict(resources or {}),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(directory),
-            _node_ip_address="127.0.0.1",  # whoever reaches its ports can run code
-        )
+    _start(
+        directory,
+        num_cpus=cores,
+        resources=dict(resources or {}),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",  # whoever reaches its ports can run code
+    )
     try:
         yield
     finally:
         with _signals_kept():
             ray.shutdown()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _start(directory: Path, **options: Any) -> None:
+    """Start a private Ray with its session below `directory`. Raises RayError.
+
+    Ray gives its own processes 30 s to start, and has no setting for it: on a busy machine that is too short.
+    """
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        # An earlier controller of this home was killed, or this one would not lead: nobody uses what is there.
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True, mode=0o700)
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            with _signals_kept():
+                ray.init(address="local", _temp_dir=str(directory), **options)
+            return
+        except Exception as error:
+            log.warning("Ray does not start (attempt %d of %d): %s", attempt, STARTS, error)
+            reason = error
+        # What did start would stay as long as this process does.
+        ray.shutdown()
+        started = set(psutil.Process().children(recursive=True)) - before
+        ours = [process for process in started if str(directory) in " ".join(_command_line(process))]
+        for process in ours:
+            process.kill()
+        psutil.wait_procs(ours, timeout=10)
+    raise RayError(
+        f"Ray did not start on this machine, {STARTS} times in a row: {reason} (logs: {directory}). The load average "
+        f"is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores: with less to do beside it, the same command goes on"
+    )
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 @contextmanager

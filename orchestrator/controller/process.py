@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from pathlib import Path
 
 from orchestrator.controller.orders import Assignment
 
@@ -24,10 +25,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def log_file(assignment: Assignment) -> Path:
+    """Where this process logs to."""
+    return assignment.logs / f"worker-{socket.gethostname()}-{os.getpid()}.log"
+
+
 def _log_to(assignment: Assignment) -> None:
     assignment.logs.mkdir(parents=True, exist_ok=True)
-    path = assignment.logs / f"worker-{socket.gethostname()}-{os.getpid()}.log"
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(log_file(assignment))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

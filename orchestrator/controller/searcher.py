@@ -41,7 +41,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._engine = engine
-        self._sweep_ids = sweep_ids
+        self.sweep_ids = sweep_ids
         self._placing = placing
         self._stopping = stopping
         self._live: dict[str, Place] = {}
@@ -51,30 +51,33 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self._refused: set[Place] = set()
         self._asked_at = float("-inf")
         self._over = False
-        self._fruitless = 0
-        self._not_before = float("-inf")
+        self._fruitless: collections.Counter[Place] = collections.Counter()
+        self._not_before: dict[Place, float] = {}
         self.lost_trials: dict[str, str] = {}
         """Trials whose worker died, and what Ray says of it: the supervisor frees what they held."""
+        self.given: dict[str, tuple[Place, str]] = {}
+        """Where the trials run that live or died, and the segment that each was to begin with."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next segment; None while all that is wanted waits for others; FINISHED when nothing is wanted."""
         self._look()
         if self._stopping.is_set() or (self._over and not self._live):
             return str(Searcher.FINISHED)
-        if time.monotonic() < self._not_before:
-            return None
+        now = time.monotonic()
         busy = collections.Counter(self._live.values())
         for place, ready in self._ready.items():
-            if ready and busy[place] < self._workers[place]:
+            if ready and busy[place] < self._workers[place] and now >= self._not_before.get(place, now):
                 key = ready.pop(0)
                 self._live[trial_id] = place
                 self._offered[trial_id] = key
+                self.given[trial_id] = place, key
                 return {"segment": key, **place._asdict(), "workers": self._workers[place]}
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A segment ended, so that others may be ready."""
-        self._fruitless = 0
+        if (place := self._live.get(trial_id)) is not None:
+            self.useful(place)
         self._offered.pop(trial_id, None)
         self._asked_at = float("-inf")
 
@@ -82,13 +85,25 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """A worker ran out of work, or died."""
-        self._live.pop(trial_id, None)
+        place = self._live.pop(trial_id, None)
         self._offered.pop(trial_id, None)
         self._asked_at = float("-inf")
-        if error:
+        if not error:
+            self.given.pop(trial_id, None)
+        elif place is not None:
             # Workers that die as soon as they start would otherwise be started over and over, at once.
-            self._fruitless += 1
-            self._not_before = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** (self._fruitless - 4))
+            self._fruitless[place] += 1
+            self._not_before[place] = time.monotonic() + min(
+                LONGEST_PAUSE, 2.0 ** (self._fruitless[place] - 4)
+            )
+
+    def useful(self, place: Place) -> None:
+        """A worker there did something: its place is none where workers only die."""
+        del self._fruitless[place]
+
+    def fruitless(self, place: Place) -> int:
+        """How many workers in a row died there since one did something."""
+        return self._fruitless[place]
 
     def wake(self) -> None:
         """Ask the ledger at the next opportunity."""
@@ -113,7 +128,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
             return
         try:
             with Session(self._engine) as session:
-                served = controllers.served(session, self._sweep_ids)
+                served = controllers.served(session, self.sweep_ids)
                 self._ready = self._ready_by_place(session, served)
                 self._over = (
                     not any(self._ready.values()) and segments.demand(session, sweep_ids=served).open == 0

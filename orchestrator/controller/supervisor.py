@@ -13,15 +13,20 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ledger import attempts, controllers
+from ledger import attempts, controllers, sweeps
 from ledger.engine import ledger_url
 from ledger.errors import LedgerError
+from ledger.models import AttemptEnd, AttemptState
 from ledger.settings import Settings
+from ledger.sweeps import Place
 from orchestrator.controller.failures import kind_of_death
 from orchestrator.tracking.journal import replay
 
 if TYPE_CHECKING:
     from orchestrator.controller.searcher import LedgerSearcher  # imports Ray, which is set up first
+
+#: Deaths in a row, of workers of one place that had taken nothing up, after which there is no use in starting more.
+USELESS_STARTS = 10
 
 #: Seconds between two looks.
 PERIOD_SECONDS = 1.0
@@ -126,15 +131,50 @@ class Supervisor:
         if self.searcher is None:
             return
         for trial, told in list(self.searcher.lost_trials.items()):
-            held = session.scalars(
-                text("SELECT id FROM attempts WHERE state = 'running' AND worker LIKE '%/' || :trial"),
-                {"trial": trial},
+            kind, reason = (
+                kind_of_death(told),
+                f"the worker's process ended, or its node went away; Ray says: {told}",
+            )
+            known = session.execute(
+                text("SELECT id, state FROM attempts WHERE worker LIKE '%/' || :trial"), {"trial": trial}
             ).all()
-            for attempt_id in held:
-                reason = f"the worker's process ended, or its node went away; Ray says: {told}"
-                attempts.lose(session, attempt_id, reason, kind_of_death(told))
+            for attempt in known:
+                if attempt.state == AttemptState.running:
+                    attempts.lose(session, attempt.id, reason, kind)
+            place, key = self.searcher.given.pop(trial, (None, None))
+            if place is not None and key is not None:
+                if known:
+                    self.searcher.useful(place)
+                else:
+                    self._died_early(session, self.searcher, place, key, trial, kind, reason)
             del self.searcher.lost_trials[trial]
         self._wake()
+
+    def _died_early(
+        self,
+        session: Session,
+        searcher: LedgerSearcher,
+        place: Place,
+        key: str,
+        trial: str,
+        kind: AttemptEnd,
+        reason: str,
+    ) -> None:
+        """A worker died that had taken nothing up: what it was to begin with shows why, and waits a little; where one
+        after the other does, the sweeps of its place fail."""
+        useless = searcher.fruitless(place) >= USELESS_STARTS
+        if useless:
+            reason = (
+                f"{USELESS_STARTS} workers in a row died on pool {place.pool!r} before they took anything up, so its "
+                f"sweeps are given up; `lacuna retry SWEEP` tries again. The last: {reason}"
+            )
+            log.error("%s", reason)
+        claim = attempts.claim(session, key, self._controller, f"none: it did not start/{trial}")
+        if claim is not None:
+            attempts.lose(session, claim.attempt_id, reason, kind)
+        placed = sweeps.by_place(session, controllers.served(session, searcher.sweep_ids)).get(place)
+        if useless and placed is not None and attempts.give_up(session, placed.sweep_ids, reason):
+            searcher.useful(place)
 
     def _wake(self) -> None:
         if self.searcher is not None:

@@ -30,6 +30,7 @@ from orchestrator.controller.lease import Lease
 from orchestrator.controller.orders import Assignment, Taken
 from orchestrator.controller.packs import PackSizes, most_wanted
 from orchestrator.controller.patience import patiently
+from orchestrator.controller.process import log_file
 from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.machine import Machine
 from orchestrator.tracking.spool import Spool
@@ -217,9 +218,10 @@ class Worker:
             )
 
     def _spool(self, claim: Claim) -> Spool:
-        return Spool(
-            Machine().sample, Journal(self._assignment.journals, claim.segment_key, claim.attempt_id)
+        journal = Journal(
+            self._assignment.journals, claim.segment_key, claim.attempt_id, log_file(self._assignment)
         )
+        return Spool(Machine().sample, journal)
 
     def _carry_out(self, members: Sequence[Taken]) -> list[Ended]:
         self._log_lines.clear()

@@ -7,7 +7,8 @@ whoever finds it brings its points to the ledger and removes it. The ledger take
 does harm.
 
 Between the points stands how many OOM kills its writer knew of (`orchestrator.tracking.oom`): where there are more by
-the time that it is found, its writer was one of them.
+the time that it is found, its writer was one of them. Its first line names the writer's log: a killed worker says
+nothing, but its last log lines go into the reason of its attempt.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ LARGEST = 4 * 2**20
 #: What a line of OOM kills begins with: a count and a path follow.
 _KILLS = "oom_kill"
 
+#: What the line begins with that names the writer's log, and how much of that log's end is read, in bytes and lines.
+_LOG = "log"
+_LOG_BYTES, _LOG_LINES = 8192, 20
+
 log = logging.getLogger(__name__)
 
 #: Step, name, value.
@@ -44,7 +49,8 @@ Row = tuple[int, str, float]
 class Journal:
     """The file of one attempt's points. A disk that takes no more costs the journal, never the training."""
 
-    def __init__(self, folder: Path, segment_key: str, attempt_id: int) -> None:
+    def __init__(self, folder: Path, segment_key: str, attempt_id: int, log_file: Path | None = None) -> None:
+        self._head = b"" if log_file is None else f"{_LOG} {log_file}\n".encode()
         self._path = folder / f"{segment_key}.{attempt_id}"
         self._size = 0
         self._file: IO[bytes] | None = None
@@ -52,7 +58,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _opened(self._path)
-            self._size += self._file.write(_told(self._kills))
+            self._size += self._file.write(self._head + _told(self._kills))
         except OSError as error:
             self._give_up(error)
 
@@ -69,7 +75,7 @@ class Journal:
         self._notice()
         if self._file is None or self._size < LARGEST:
             return
-        content = _told(self._kills) + b"".join(_line(*row) for row in rows)
+        content = self._head + _told(self._kills) + b"".join(_line(*row) for row in rows)
         aside = self._path.with_name(f".{self._path.name}")
         try:
             file = _opened(aside)
@@ -111,8 +117,8 @@ def folder_of(home: Path, ledger_url: str) -> Path:
 
 
 def replay(engine: Engine, folder: Path) -> int:
-    """Bring the points of dead workers to the ledger, and whether the kernel killed them for their memory; how many
-    points it did not have. Raises sqlalchemy's errors."""
+    """Bring the points of dead workers to the ledger, their last log lines, and whether the kernel killed them for
+    their memory; how many points it did not have. Raises sqlalchemy's errors."""
     new = 0
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         file = _nobodys(path)
@@ -133,6 +139,8 @@ def replay(engine: Engine, folder: Path) -> int:
                             f"the kernel killed the worker for want of memory: oom_kill {known.count} → {now.count} in "
                             f"{now.path} on {socket.gethostname()}",
                         )
+                    if last := _last_log_lines(lines):
+                        attempts.last_words(session, key, int(attempt), last)
             with suppress(OSError):
                 path.unlink()
     return new
@@ -155,6 +163,21 @@ def _kills(lines: Iterable[bytes]) -> OomKills | None:
         if head == _KILLS and count.isdecimal() and line.endswith(b"\n"):
             found = OomKills(Path(path), int(count))
     return found
+
+
+def _last_log_lines(lines: Iterable[bytes]) -> str:
+    """The end of the log that a journal names; empty where it names none, or it cannot be read."""
+    for line in lines:
+        head, _, path = line.decode(errors="replace").rstrip("\n").partition(" ")
+        if head == _LOG:
+            try:
+                with open(path, "rb") as file:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+                    text = file.read().decode(errors="replace")
+            except OSError:
+                return ""
+            return "\n".join(text.splitlines()[-_LOG_LINES:])
+    return ""
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -6,14 +6,16 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
-from sqlalchemy import Engine
+import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from ledger import attempts, controllers
+from ledger import attempts, controllers, runs, sweeps
 from ledger.models import Attempt, AttemptEnd
 from ledger.settings import Settings
-from orchestrator.controller.supervisor import Supervisor
-from tests.controller.watching import until
+from orchestrator.controller import searcher as searching
+from orchestrator.controller.supervisor import USELESS_STARTS, Supervisor
+from tests.controller.watching import rows, until
 from tests.ledger.forests import plant, run, segment
 
 #: The beginnings of what Ray 2.60 says of a worker that its memory monitor killed, and of one killed otherwise.
@@ -33,7 +35,7 @@ def test_each_death_is_taken_for_what_ray_says_that_it_is(settings: Settings, en
         session.commit()
     leadership = controllers.Leadership(engine)
     assert leadership.try_acquire()
-    searcher = SimpleNamespace(lost_trials={"one": MONITOR, "two": OTHERWISE}, wake=lambda: None)
+    searcher = SimpleNamespace(lost_trials={"one": MONITOR, "two": OTHERWISE}, given={}, wake=lambda: None)
     journals = settings.home / "spool"
     try:
         with Supervisor(engine, settings, leadership, "c", threading.Event(), journals=journals) as watching:
@@ -46,3 +48,59 @@ def test_each_death_is_taken_for_what_ray_says_that_it_is(settings: Settings, en
         assert [attempt.kind for attempt in ended] == [AttemptEnd.memory, AttemptEnd.preempted]
         assert "running low on memory" in str(ended[0].reason)
         assert "actor died unexpectedly" in str(ended[1].reason)
+
+
+def test_workers_that_only_die_are_not_started_for_ever_and_hold_up_no_other_place(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "LONGEST_PAUSE", 0.0)
+    with Session(engine) as session:
+        plant(session, "doomed", [segment("one", None, 0, 10)], [run("one")], pool="small")
+        plant(session, "well", [segment("two", None, 0, 10)], [run("two")], pool="large")
+        controllers.register(session, "c")
+        session.commit()
+    leadership = controllers.Leadership(engine)
+    assert leadership.try_acquire()
+    stopping = threading.Event()
+    room = cast(Any, SimpleNamespace(workers=lambda place, placed: 1))
+    searcher = searching.LedgerSearcher(engine, sweep_ids=None, placing=room, stopping=stopping)
+    died: list[str] = []
+
+    def one_more() -> bool:
+        """What Tune does with a worker that the memory monitor kills before it claims anything."""
+        with engine.begin() as connection:  # it need not wait for its next try
+            connection.execute(text("UPDATE segments SET retry_at = NULL"))
+        searcher.wake()
+        trial = f"trial{len(died)}"
+        given = searcher.suggest(trial)
+        if isinstance(given, dict) and given["segment"] == "one":
+            died.append(trial)
+            searcher.lost_trials[trial] = MONITOR
+            searcher.on_trial_complete(trial, error=True)
+            until(lambda: not searcher.lost_trials)
+        return bool(rows(engine, "SELECT 1 FROM runs WHERE state = 'failed'"))
+
+    try:
+        with Supervisor(
+            engine, settings, leadership, "c", stopping, journals=settings.home / "spool"
+        ) as watching:
+            watching.searcher = searcher
+            until(one_more)
+    finally:
+        leadership.release()
+    assert len(died) == USELESS_STARTS
+    states = rows(
+        engine, "SELECT sweeps.name, sweeps.state, runs.state FROM runs JOIN sweeps ON sweep_id = sweeps.id"
+    )
+    assert sorted(tuple(row) for row in states) == [
+        ("doomed", "completed", "failed"),
+        ("well", "active", "pending"),
+    ]
+    with Session(engine) as session:
+        last, *earlier = runs.failed_attempts(session, "doomed")
+        assert len(earlier) == USELESS_STARTS - 1
+        assert "10 workers in a row died on pool 'small' before they took anything up" in last["reason"]
+        assert "running low on memory" in last["reason"]
+        assert {attempt["kind"] for attempt in (last, *earlier)} == {"memory"}
+        # Whoever has made room asks for it.
+        assert sweeps.retry(session, "doomed") == 1

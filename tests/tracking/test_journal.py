@@ -70,6 +70,28 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert replay(engine, tmp_path) == 0
 
 
+@pytest.mark.parametrize("found_first", [True, False])
+def test_the_last_log_lines_of_a_killed_process_are_its_attempts_reason(
+    found_first: bool, engine: Engine, attempt: int, tmp_path: Path
+) -> None:
+    """Whether its journal is found before the attempt is given up, or after."""
+    log, journals = tmp_path / "worker.log", tmp_path / "spool"
+    log.write_text("".join(f"line {index}\n" for index in range(1000)))
+    Journal(journals, "trunk", attempt, log).close(remove=False)
+
+    def give_up() -> None:
+        with Session(engine) as session, session.begin():
+            attempts.lose(session, attempt, "Ray says: the actor died")
+
+    if found_first:
+        replay(engine, journals)
+    give_up()
+    replay(engine, journals)
+    [(reason,)] = rows(engine, "SELECT reason FROM attempts")
+    lines = ["Ray says: the actor died", "last log lines:", *(f"line {index}" for index in range(980, 1000))]
+    assert reason.splitlines() == lines
+
+
 def test_a_journal_that_is_written_belongs_to_its_writer(
     engine: Engine, attempt: int, tmp_path: Path
 ) -> None:
