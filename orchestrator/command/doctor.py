@@ -30,7 +30,7 @@ ELSEWHERE = {
         "Ray": "the controller hands sweeps to it",
         "MLflow": "the controller writes to it",
     },
-    "controller": {"torch": "workers train", "MLflow": "LACUNA_TRACKING_URI names a server, if there is one"},
+    "controller": {"torch": "workers train"},
     "trainer": {
         "ledger": "the controller tells workers where it is",
         "MLflow": "the controller writes to it",
@@ -79,7 +79,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("torch", find_spec("torch") is not None, _torch),
         ("Ray", find_spec("ray") is not None, _ray),
         ("ledger", settings.database_url is not None, _ledger),
-        ("MLflow", settings.tracking_uri is not None, _tracking),
+        # The service only links to it, and a cluster's policies keep it from there.
+        ("MLflow", settings.tracking_uri is not None and settings.part != "service", _tracking),
     ]
     elsewhere = ELSEWHERE.get(settings.part or "", {})
     for what, here, check in partly:
@@ -257,8 +258,11 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
             mend = "check LACUNA_TRACKING_URI; training goes on without MLflow and it catches up later"
             yield Finding("MLflow", "wrong", str(error), mend)
             return
+        # Of the whole package or of its slim client.
+        from mlflow.version import VERSION
+
         where = store.shown(uri) if uri else "on the ledger's Postgres"
-        yield Finding("MLflow", "ok", f"{version('mlflow')}, {where}")
+        yield Finding("MLflow", "ok", f"{VERSION}, {where}")
         return
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
