@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-# Sparsity is searched in u = -ln(1 - S), up to S = 0.999: no sweep says anything about what lies beyond.
-_LARGEST = 0.999
+SPARSEST = 0.999
+"""The sparsest that is looked at (in u = -ln(1 - S)): no sweep says anything about what lies beyond."""
 _COARSE = 65
 _ZOOMS = 6
 _ELEMENTS = 2_000_000
@@ -137,7 +137,7 @@ def optimal_sparsity(
     if accounting == "dense":
         closed = form.dense_optimal_sparsity(raw, nonzero_params, flops)
         if closed is not None:
-            return np.minimum(closed, _LARGEST)
+            return np.minimum(closed, SPARSEST)
     return minimise_over_sparsity(form, raw, nonzero_params, flops, accounting)
 
 
@@ -154,7 +154,7 @@ def minimise_over_sparsity(
 
 def _scan(form: Form, raw: Array, nonzero_params: Array, flops: Array, accounting: Accounting) -> Array:
     count, cases = raw.shape[0], nonzero_params.size
-    last = -np.log1p(-_LARGEST)
+    last = -np.log1p(-SPARSEST)
     offsets = np.linspace(0.0, last, _COARSE)
     spacing = offsets[1]
     u = np.broadcast_to(offsets, (count, cases, _COARSE))

@@ -72,6 +72,8 @@ def command(
       lacuna optimum --sweep methods --group 2:4 -N 64e3 -C 2e12
       lacuna optimum --law law.json -N 64e3 -C 2e12 --accounting measured --cost 0.5=1.6 --cost 0.75=2.5
     """
+    from fitter.optimum import SPARSEST
+
     law = chosen_law(sweep, law_file, group, api)
     how: Accounting = accounting
     costs: MeasuredCosts | None = None
@@ -101,6 +103,10 @@ def command(
             f"{percent(s)} {m:.3g}×" for s, m in zip(costs.sparsity, costs.multiplier, strict=True)
         )
         out.print(f"measured cost: {shown} of a dense model with as many non-zero parameters")
+    if answer["sparsity"] > 0.9999 * SPARSEST:
+        out.print(
+            f"note: no more than {percent(SPARSEST)} is looked at; up to there this law only gains by sparsity"
+        )
     if answer["extrapolates"]:
         out.print(
             "note: this lies outside the fitted runs; the interval does not cover a law that bends there"

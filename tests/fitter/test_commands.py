@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from fitter.law import Law
 from orchestrator.command.compare import command as compare
 from orchestrator.command.fit import command as fit
+from orchestrator.command.optimum import command as optimum
 from tests.fitter.designs import OPTIMUM_T5, t5_points, table_of
 
 
@@ -104,3 +105,13 @@ def test_runs_that_say_nothing_of_the_gain_are_shown_as_such(tmp_path: Path) -> 
     assert result.exit_code == 0
     assert "not identified by these runs" in result.stdout
     assert "unknown" in result.stdout
+
+
+def test_an_optimum_at_the_end_of_what_is_searched_is_told_as_that(path: str, tmp_path: Path) -> None:
+    law = tmp_path / "law.json"
+    law.write_text(CliRunner().invoke(fit, [path, "--json"]).stdout)
+    question = ["--law", str(law), "--params", "1e6"]
+    far = CliRunner().invoke(optimum, [*question, "--flops", "1e36"])
+    assert far.exit_code == 0
+    assert "no more than 99.9 % is looked at" in far.stdout
+    assert "is looked at" not in CliRunner().invoke(optimum, [*question, "--flops", "1e16"]).stdout

@@ -63,10 +63,11 @@ function sentence(best) {
           h("strong", {}, `${percent(best.sparsity)} sparse`),
           `${interval}: it sees ${si(best.data)} tokens and reaches a loss of ${loss(best.loss)}, where a dense one reaches ${loss(best.dense_loss)}.`,
         ];
-  const beyond = best.extrapolates
-    ? h("span", { class: "beyond" }, "This lies outside what was trained, so the interval understates the doubt.")
-    : null;
-  return [h("span", {}, said), beyond];
+  const doubts = [
+    best.sparsity > 0.9989 ? "No more than 99.9\u00a0% is looked at: up to there this law only gains by sparsity." : null,
+    best.extrapolates ? "This lies outside what was trained, so the interval understates the doubt." : null,
+  ].filter(Boolean);
+  return [h("span", {}, said), doubts.length ? h("span", { class: "beyond" }, doubts.join(" ")) : null];
 }
 
 export async function showOptima(state) {

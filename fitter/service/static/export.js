@@ -28,7 +28,8 @@ async function saveFigure(state, id, format) {
   const { margin, ...rest } = figure.layout;
   const legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
   const paper = { ...rest, margin: { ...margin, t: 40 }, showlegend: true, legend, paper_bgcolor: colour("raised") };
-  await Plotly.downloadImage({ data: figure.traces, layout: paper }, { format, width: 1200, height: 720, scale: 2, filename: `${state.sweep.name}-${id}` });
+  const data = figure.traces.filter(({ name }) => !figure.hidden.has(name));
+  await Plotly.downloadImage({ data, layout: paper }, { format, width: 1200, height: 720, scale: 2, filename: `${state.sweep.name}-${id}` });
 }
 
 async function saveForest(state, format) {
