@@ -59,6 +59,7 @@ class Lease:
     def note_checkpoint(self, url: str, step: int) -> None:
         """Tell the ledger, now or with the next heartbeat that reaches it, that the work can go on from there."""
         self._checkpoint = (url, step)
+        log.info("attempt %d: checkpoint at step %d", self.claim.attempt_id, step)
         try:
             if self._write() is not Verdict.go_on:
                 self._stop_training.set()

@@ -231,6 +231,17 @@ class Worker:
             Lease(self._engine, taken.claim, self._spool(taken.claim), leaving=partial(leaving.noticed, home))
             for taken in members
         ]
+        # Should this process be killed, they are what is left to say where it was.
+        for taken in members:
+            claim = taken.claim
+            log.info(
+                "attempt %d: segment %s, steps %d to %d, in a pack of %d",
+                claim.attempt_id,
+                claim.segment_key[:12],
+                claim.resume_step or claim.start_step,
+                claim.end_step,
+                len(members),
+            )
         ended: dict[int, Ended] = {}
 
         def end(place: int, ending: Ending) -> None:
@@ -239,6 +250,7 @@ class Worker:
             begin = lease.claim.resume_step or lease.claim.start_step
             key, attempt = lease.claim.segment_key, lease.claim.attempt_id
             ended[place] = Ended(key, attempt, state, step - begin, time.monotonic() - began)
+            log.info("attempt %d: %s at step %d", attempt, state, step)
 
         with ExitStack() as held:
             for lease in leases:

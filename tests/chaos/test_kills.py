@@ -20,10 +20,10 @@ from tests.controller.processes import ControllerProcess
 from tests.controller.quiet import quiet_losses
 from tests.controller.watching import completed_twice, rows, scene
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 #: Seconds that a controller may live without a kill or an end: then the test says what it sees.
-SILENCE = 300.0
+SILENCE = 900.0
 
 #: Sweeps, one after the other, that take the kills; each is a few seconds of training.
 SWEEPS = 12

@@ -73,6 +73,8 @@ def test_a_killed_worker_costs_no_budget_and_changes_no_bit(tracked: Settings, e
     [lost] = rows(engine, "SELECT kind, reason FROM attempts WHERE state = 'lost'")
     assert lost.kind == "preempted"
     assert "The actor" in lost.reason  # what Ray knows of its death
+    assert "last log lines:" in lost.reason
+    assert "steps 100 to 400, in a pack of 1" in lost.reason
     disturbed = losses(engine)
     assert completed_twice(engine) == []
     with engine.begin() as connection:

@@ -20,6 +20,7 @@ from orchestrator.controller.orders import Assignment
 from orchestrator.controller.packs import PackSizes
 from orchestrator.controller.worker import Worker
 from orchestrator.submit import submit_text
+from orchestrator.tracking.journal import replay
 from tests.controller import tiny
 from tests.controller.watching import completed_twice, losses, rows, until
 
@@ -37,7 +38,12 @@ def worker(settings: Settings, engine: Engine, controller: str = "one", workers:
     with Session(engine) as session, session.begin():
         controllers.register(session, controller)
         attempts.fence_off(session, controller)
-    assignment = Assignment(
+    given = assignment(settings, controller)
+    return Worker(engine, given, "here:1/trial", Place("local", "cpu"), workers=workers)
+
+
+def assignment(settings: Settings, controller: str) -> Assignment:
+    return Assignment(
         ledger_url=settings.database_url or "",
         storage=settings.storage,
         controller=controller,
@@ -45,7 +51,6 @@ def worker(settings: Settings, engine: Engine, controller: str = "one", workers:
         logs=settings.logs,
         home=settings.home,
     )
-    return Worker(engine, assignment, "here:1/trial", Place("local", "cpu"), workers=workers)
 
 
 def states(worker: Worker) -> list[str]:
@@ -161,8 +166,10 @@ from sqlalchemy import create_engine
 from ledger.engine import connect
 from ledger.settings import Settings
 from pathlib import Path
-from tests.controller.test_packs import worker
+from orchestrator.controller.process import set_up
+from tests.controller.test_packs import assignment, worker
 settings = Settings(home=Path({str(settings.home)!r}), database_url={settings.database_url!r})
+set_up(assignment(settings, "killed"))
 one = worker(settings, connect(settings.database_url), "killed")
 while one.work(None):
     pass
@@ -181,6 +188,13 @@ while one.work(None):
         first.send_signal(signal.SIGKILL)
         first.wait()
     two = worker(settings, engine, "next")
+    replay(engine, assignment(settings, "next").journals)
+    lost = rows(engine, "SELECT reason FROM attempts WHERE state = 'lost'")
+    assert len(lost) == 2
+    for (reason,) in lost:
+        assert reason.startswith("controller next took over\nlast log lines:\n")
+        assert "to 400, in a pack of 2" in reason
+        assert ": checkpoint at step 120" in reason
     while states(two):
         pass
     assert completed_twice(engine) == []
