@@ -79,6 +79,14 @@ class Cluster:
         """Name of each living node → the process above all of its."""
         return {name: process.pid for name, process in self._nodes.items()}
 
+    def node_of(self, process: int) -> str | None:
+        """Name of the node whose process it is; None where it is gone, or no node's."""
+        try:
+            above = {parent.pid for parent in psutil.Process(process).parents()}
+        except psutil.NoSuchProcess:
+            return None
+        return next((name for name, pid in self.pids().items() if pid in above), None)
+
     def id_of(self, name: str) -> str | None:
         """Ray's id of a node, once it has joined."""
         query = (

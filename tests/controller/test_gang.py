@@ -8,7 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
+from ledger import sweeps
 from ledger.models import AttemptEnd
 from ledger.settings import Settings
 from orchestrator import controller
@@ -16,6 +18,9 @@ from orchestrator.controller.failures import kind_of, reason_of
 from orchestrator.controller.gang import Failure, Seat, cause, environments
 from orchestrator.submit import submit_text
 from tests.controller import tiny
+from tests.controller.nodes import cluster
+from tests.controller.processes import ControllerProcess
+from tests.controller.quiet import quiet_losses
 from tests.controller.watching import completed_twice, losses, rows, scene, until
 from trainer.errors import CheckpointError, RankGone
 from trainer.metrics import NoSink
@@ -71,10 +76,62 @@ def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
     assert losses(engine) == dict.fromkeys(losses(engine), result.loss)
 
 
-def members() -> list[psutil.Process]:
-    """The processes of gangs that are not rank 0, and train."""
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+def test_a_gang_over_two_nodes_is_paused_and_resumed_to_the_bits_of_one_process(
+    settings: Settings, engine: Engine
+) -> None:
+    pools = settings.home / "pools.yaml"
+    # A node has a core, so that the two processes of a run find room on two of them only.
+    pools.write_text("pools:\n  - {name: spread, accelerator: cpu, cpus: 1, maxNodes: 2}\n")
+    there = Settings(home=settings.home, database_url=settings.database_url, pools=pools)
+    text = tiny.spec_text(settings.home, sparsity="[0.5]", steps="[400]", checkpoint_every=10, attempts=1)
+    text = text.replace("batch_size: 4", "batch_size: 4\n  micro_batch: 2")
+    submit_text(there, engine, text.replace("execution: {", "execution: {pool: spread, devices_per_run: 2, "))
+    with cluster() as nodes:
+        for name in ("one", "other"):
+            nodes.add(name, cores=1, resources={"pool:spread": 1})
+        environment = {
+            **nodes.environment,
+            "RAY_ADDRESS": nodes.address,
+            "LACUNA_POOLS": str(pools),
+        }
+        controller = ControllerProcess(there, environment=environment)
+
+        def saw() -> str:
+            return "\n".join([scene(engine, settings.home), controller.tells(), nodes.tells()])
+
+        try:
+            until(lambda: rows(engine, "SELECT 1 FROM segments WHERE progress_step >= 120"), saw=saw)
+            [worker] = rows(engine, "SELECT worker FROM attempts WHERE state = 'running'")
+            training = [int(worker.worker.split(":")[1].split("/")[0])]
+            for pid in nodes.pids().values():
+                training += [member.pid for member in members(pid)]
+            placed = [nodes.node_of(process) for process in training]
+            assert sorted(map(str, placed)) == ["one", "other"], saw()
+            with Session(engine) as session, session.begin():
+                sweeps.pause(session, "tiny")
+            until(lambda: not rows(engine, "SELECT 1 FROM attempts WHERE state = 'running'"), saw=saw)
+            [stopped] = rows(engine, "SELECT step FROM attempts WHERE state = 'stopped'")
+            assert 120 <= stopped.step < 400
+            assert rows(engine, "SELECT 1 FROM runs WHERE loss IS NOT NULL") == []
+            with Session(engine) as session, session.begin():
+                sweeps.resume(session, "tiny")
+            assert controller.says() == "ok", saw()
+        finally:
+            controller.kill()
+    assert completed_twice(engine) == []
+    [resumed] = rows(
+        engine, "SELECT started_step FROM attempts WHERE state = 'completed' AND started_step >= 120"
+    )
+    assert resumed.started_step == stopped.step, "nothing is done again"
+    assert losses(engine) == quiet_losses(there)
+
+
+def members(above: int | None = None) -> list[psutil.Process]:
+    """The processes of gangs that are not rank 0, and train, below this process or another one."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(above).children(recursive=True):
         try:
             if "Member.train" in " ".join(process.cmdline()):
                 found.append(process)

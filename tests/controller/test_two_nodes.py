@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 from sqlalchemy import Engine
 
@@ -80,16 +79,9 @@ def test_sweeps_land_on_their_pools_and_leave_nodes_that_die_or_are_drained(
         )
         return int(found[0].worker.split(":")[1].split("/")[0]) if found else None
 
-    def node_of(process: int) -> str | None:
-        try:
-            above = {parent.pid for parent in psutil.Process(process).parents()}
-        except psutil.NoSuchProcess:
-            return None
-        return next((name for name, pid in nodes.pids().items() if pid in above), None)
-
     try:
         for pool in ("gpus", "tpus"):
-            assert node_of(wait(lambda pool=pool: training_on(pool))) == pool, saw()
+            assert nodes.node_of(wait(lambda pool=pool: training_on(pool))) == pool, saw()
 
         # The autoscaler would see what is missing; a node that comes takes the run on.
         nodes.kill("gpus")
@@ -106,7 +98,9 @@ def test_sweeps_land_on_their_pools_and_leave_nodes_that_die_or_are_drained(
         wait(lambda: nodes.id_of("more tpus"))
         nodes.drain("tpus")
         for pool in ("gpus", "tpus"):
-            wait(lambda pool=pool: (process := training_on(pool)) and node_of(process) == f"more {pool}")
+            wait(
+                lambda pool=pool: (process := training_on(pool)) and nodes.node_of(process) == f"more {pool}"
+            )
     finally:
         controller.kill()
     resumed = "SELECT 1 FROM attempts WHERE state = 'running' AND started_step > 0"
