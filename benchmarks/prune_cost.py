@@ -71,7 +71,11 @@ def child(case: str, data: str, width: int) -> None:
     dense = program(open_prepared(Path(data)), width)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak of importing is none of the run's
-    chosen = dense if case == "dense" else pruned(dense, *CASES[case])
+    chosen = dense
+    if case == "ste":
+        chosen = replace(dense, pruning=Pruning(method="ste", sparsity=0.75, start=0, end=PERIOD, every=1))
+    elif case != "dense":
+        chosen = pruned(dense, *CASES[case])
     run = Run(chosen, open_prepared(Path(data)), device_for("cpu"))
     for _ in range(4):
         run.advance()
@@ -129,7 +133,7 @@ def main() -> None:
             )
         print(f"\n{'':14} {'peak MB':>9} {'of dense':>9}   (d = {arguments.memory_width})")
         whole = 0.0
-        for name in ("dense", "unstructured", "2:8", "block:4x4"):
+        for name in ("dense", "unstructured", "2:8", "block:4x4", "ste"):
             command = [sys.executable, __file__, "--child", name, str(data.path)]
             command += ["--width", str(arguments.memory_width)]
             given_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

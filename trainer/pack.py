@@ -73,7 +73,7 @@ class Pack:
         losses = []
         with ExitStack() as seen:
             for run in self.runs:
-                seen.enter_context(run.pruner.seen(run.step - 1))
+                seen.enter_context(run.seen(run.step - 1))
             for index in range(count):
                 losses.append(self._forward(self._held_out(index)).reported)
                 first.device.end_part()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -190,8 +190,12 @@ class Run:
         """Inside, the weights are as the forward pass of the next step sees them."""
         with torch.no_grad():
             self._begin_step()
-        with self.pruner.seen(self.step):
+        with self.seen(self.step):
             yield
+
+    def seen(self, step: int) -> AbstractContextManager[None]:
+        """Inside, the weights are as the forward pass of `step` sees them."""
+        return self.pruner.seen(step, self.group.optimizer.spare[self._place])
 
     @property
     def parameters(self) -> FlatParameters:
@@ -261,7 +265,7 @@ class Run:
     def evaluate(self) -> float:
         """Mean cross-entropy over the fixed held-out batches, nats per target, without z-loss."""
         count, ranks = self.batches.evaluation_batches, self._sharing
-        with self.pruner.seen(self.step - 1):
+        with self.seen(self.step - 1):
             losses = []
             # Each process takes its turn; where they do not come out even, some compute a batch that does not count.
             for first in range(0, count, ranks.count):
@@ -298,7 +302,7 @@ class Run:
     @torch.no_grad()
     def counts(self) -> dict[str, tuple[int, int]]:
         """Every prunable weight → (exact non-zeros as the forward pass sees them, all)."""
-        with self.pruner.seen(self.step - 1):
+        with self.seen(self.step - 1):
             found = torch.stack(
                 [torch.count_nonzero(self._parameters.views[layer.name]) for layer in self.pruner.layers]
             ).tolist()

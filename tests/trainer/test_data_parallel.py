@@ -105,6 +105,19 @@ def trained(
     return losses, run.evaluate(), digest.hexdigest()
 
 
+def trained_on_its_gpu(ranks: Ranks, program: Program, data: Path) -> tuple[list[float], float, str]:
+    """As `trained`, by each process on the GPU of its rank."""
+    return trained(ranks, program, data, device_for(f"cuda:{ranks.rank}"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, since NCCL does")
+def test_two_gpus_give_the_bits_of_one(program: Make, prepared: Prepared) -> None:
+    chosen = program(steps=12, sparsity=0.5, numerics=Numerics(micro_batch=2))
+    alone = trained_on_its_gpu(ALONE, chosen, prepared.path)
+    assert everywhere(trained_on_its_gpu, 2, chosen, prepared.path) == [alone, alone]
+
+
 def struck(ranks: Ranks, program: Program, data: Path, output: str, at: int) -> str:
     """What is raised where rank 1 loses one weight of its mask before step `at`; under a straight-through method, which
     keeps none, of every mask from there on."""

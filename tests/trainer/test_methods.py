@@ -217,7 +217,7 @@ def _threshold(weights: np.ndarray, run: Run, name: str) -> float:
 
 def test_sr_ste_pulls_masked_weights_towards_zero(program: Make, prepared: Prepared) -> None:
     run = advanced(program(steps=STEPS, pruning=pruning("sr-ste")), prepared, 20)
-    with run.pruner.seen(20):
+    with run.seen(20):
         pass
     gradient = run._parameters.zeros()
     run.pruner.observe(20, gradient)

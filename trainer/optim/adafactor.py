@@ -27,9 +27,9 @@ class AdaFactor(Update):
         self._parameters = parameters
         self._moments = moments_of(optimizer, parameters)
         self._cut: tuple[Tensor, list[Tensor]] | None = None
-        self._masked = parameters.zeros()
+        self.spare = parameters.zeros()
         self._weights = self._flat_views(parameters.data)
-        self._masked_views = self._flat_views(self._masked)
+        self._spare_views = self._flat_views(self.spare)
         self._sizes = torch.tensor(
             [float(weight.shape[1]) for weight in self._weights], device=parameters.data.device
         )
@@ -44,15 +44,15 @@ class AdaFactor(Update):
         chosen, weights = self._optimizer, self._parameters.data
         arrival, pace = per_model(numbers)
         update = gradient
-        self._moments.normalise(update, arrival, self._masked)
+        self._moments.normalise(update, arrival, self.spare)
         # Counted as a sum of ones: XLA takes 0⁰ for 1, which a norm of order 0 would run into.
-        alive_weights = self._masked.copy_(weights != 0)
-        nonzero = _norms(self._masked_views, 1)
+        alive_weights = self.spare.copy_(weights != 0)
+        nonzero = _norms(self._spare_views, 1)
         alive_weights.mul_(update)
         weight_norm = _norms(self._weights, 2)
         alive = nonzero > 0
         counted = torch.where(alive, nonzero, self._sizes)
-        update_norm = _norms(self._masked_views, 2)
+        update_norm = _norms(self._spare_views, 2)
         # Only a CPU can look at no cost: elsewhere asking would wait for the device, and what is compiled cannot ask.
         if not weights.is_cpu or torch.compiler.is_compiling() or not alive.all():
             update_norm = torch.where(alive, update_norm, _norms(self._views_of(update), 2))

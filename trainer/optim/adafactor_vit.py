@@ -27,7 +27,7 @@ class VitAdaFactor(Update):
     def __init__(self, optimizer: Optimizer, parameters: StackedParameters) -> None:
         self._optimizer, self._parameters = optimizer, parameters
         self._moments = moments_of(optimizer, parameters)
-        self._m, self._spare = parameters.zeros(), parameters.zeros()
+        self._m, self.spare = parameters.zeros(), parameters.zeros()
         self._matrices = decayed(parameters)
 
     def stacked(self) -> dict[str, dict[str, Tensor]]:
@@ -39,7 +39,7 @@ class VitAdaFactor(Update):
 
     def move(self, gradient: Tensor, numbers: Tensor) -> None:
         arrival, pace, left = per_model(numbers)
-        self._moments.normalise(gradient, arrival, self._spare)
+        self._moments.normalise(gradient, arrival, self.spare)
         self._m.lerp_(gradient, 1 - BETA1)
         if self._optimizer.weight_decay:
             torch._foreach_mul_(self._matrices, [left] * len(self._matrices))

@@ -24,7 +24,7 @@ class AdamW(Update):
     def __init__(self, optimizer: Optimizer, parameters: StackedParameters) -> None:
         self._parameters = parameters
         self._decay = optimizer.weight_decay
-        self._m, self._v, self._spare = (parameters.zeros() for _ in range(3))
+        self._m, self._v, self.spare = (parameters.zeros() for _ in range(3))
         self._matrices = decayed(parameters)
 
     def stacked(self) -> dict[str, dict[str, Tensor]]:
@@ -38,7 +38,7 @@ class AdamW(Update):
         pace, correction, left = per_model(numbers)
         self._m.lerp_(gradient, 1 - BETA1)
         self._v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        scale = torch.sqrt(self._v, out=self._spare).div_(correction).add_(EPSILON)
+        scale = torch.sqrt(self._v, out=self.spare).div_(correction).add_(EPSILON)
         if self._decay:
             torch._foreach_mul_(self._matrices, [left] * len(self._matrices))
         self._parameters.data.addcdiv_(torch.mul(self._m, pace, out=gradient), scale)

@@ -16,7 +16,11 @@ class Update(ABC):
     A step is two halves. `numbers` computes on the host, in double precision, all that depends on the step number and
     the learning rate; `move` does the arithmetic on the device and sees nothing but tensors, so that it is compiled
     once and waits for nothing.
+
+    spare: a buffer like the parameters' that holds nothing from one step to the next.
     """
+
+    spare: Tensor
 
     @abstractmethod
     def stacked(self) -> dict[str, dict[str, Tensor]]:

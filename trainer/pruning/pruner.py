@@ -124,18 +124,21 @@ class Pruner:
             self.apply()
 
     @contextmanager
-    def seen(self, step: int) -> Iterator[None]:
-        """Inside, the weights are as the forward pass of `step` sees them: masked, under a straight-through method."""
+    def seen(self, step: int, spare: Tensor) -> Iterator[None]:
+        """Inside, the weights are as the forward pass of `step` sees them: masked, under a straight-through method.
+
+        spare: a buffer like the weights that nobody else uses meanwhile; the dense ones wait in it.
+        """
         if self._method is None or not self._method.through or step < self._first:
             yield
             return
         self._act(Rank(self._method.level(self._pruning, step)), step)
-        dense = self._parameters.data.clone()
+        spare.copy_(self._parameters.data)
         self.apply()
         try:
             yield
         finally:
-            self._parameters.data.copy_(dense)
+            self._parameters.data.copy_(spare)
 
     def observe(self, step: int, gradient: Tensor) -> None:
         """Before the optimiser takes the flat gradient: ranks are taken, SR-STE adds its decay, RigL notes scores.
