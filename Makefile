@@ -5,7 +5,7 @@ LACUNA_HOME ?= $(CURDIR)/.lacuna
 BIN := .venv/bin
 export LACUNA_HOME
 
-.PHONY: quickstart test test-xla test-chaos test-images test-cluster lint install install-dev install-chaos install-xla stop clean
+.PHONY: quickstart test test-xla test-chaos test-images test-cluster bench-cuda lint install install-dev install-chaos install-xla stop clean
 
 quickstart: install  ## Run examples/quickstart.yaml and print its law
 	@$(BIN)/lacuna serve --detach
@@ -33,6 +33,9 @@ test-xla: install-xla  ## The trainer on XLA, on PJRT's CPU device, in an enviro
 	@[ ! -e .venv-xla/.installed ] || \
 		PJRT_DEVICE=CPU timeout --kill-after=10 1200 .venv-xla/bin/python -m pytest tests/xla --confcutdir=tests/xla -q || \
 		{ code=$$?; [ $$code -lt 124 ] || echo "make test-xla: the XLA lane ran for over 20 minutes and was ended" >&2; exit $$code; }
+
+bench-cuda: install-dev  ## On a machine with a GPU: its tests and its figures, in ten minutes
+	@$(BIN)/python benchmarks/cuda.py
 
 lint: install-dev  ## Formatting, lint and types
 	@$(BIN)/ruff format --check .

@@ -40,7 +40,7 @@ def program_of(data: Prepared, width: int, batch: int, steps: int) -> Program:
         batch_size=batch,
         steps=steps,
         learning_rate=LearningRate(schedule="constant", base=1e-3, warmup=1),
-        pruning=Pruning(sparsity=0.75, start=10, end=steps // 10 * 10, every=10),
+        pruning=Pruning(sparsity=0.75, start=10, end=(steps - 1) // 10 * 10, every=10),
         numerics=Numerics(micro_batch=batch // 2),
     )
 

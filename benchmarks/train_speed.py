@@ -6,7 +6,8 @@
 Each row is a process of its own. On a CPU all take turns of a few steps, so that what else the machine does meets them
 alike, and processor time counts; the ratio is the median over the turns. On a GPU one comes after the other and wall
 time counts, with the share of the GPU's peak of bf16 products that the model's FLOPs take. Evaluation and checkpoints
-are left out. Needs `accelerate` for the Trainer's rows, which are left out without it.
+are left out. Needs `accelerate` for the Trainer's rows, which are left out without it. Of the widths of a GPU the first
+alone has all rows, the others ours.
 """
 
 from __future__ import annotations
@@ -99,12 +100,13 @@ class Turns:
         return bool(line)
 
 
-def ours(program: Program, data: Prepared, turns: Turns) -> None:
-    """Our loop."""
+def ours(program: Program, data: Prepared, turns: Turns, *, graphs: bool) -> None:
+    """Our loop. graphs: its passes recorded as CUDA graphs."""
     from trainer.devices import device_for
+    from trainer.devices.cuda import Cuda
     from trainer.run import Run
 
-    run = Run(program, data, device_for(program.numerics.device_type))
+    run = Run(program, data, Cuda(graphs=True) if graphs else device_for(program.numerics.device_type))
     run.advance()
     while turns.more():
         run.advance()
@@ -184,7 +186,7 @@ def child(row: str, data: str, width: int, heads: int, steps: int, device: str) 
     if row.startswith("transformers.Trainer"):
         theirs(program, prepared, turns, compiled="compiled" in row)
     else:
-        ours(program, prepared, turns)
+        ours(program, prepared, turns, graphs="graphs" in row)
     if device == "cpu":
         peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, ""
     else:
@@ -300,15 +302,22 @@ def main() -> None:
     if asked.row:
         child(*asked.row, asked.width[0], asked.heads, asked.steps, asked.device)
         return
-    rows = ["ours, dense", "ours, pruned", "ours, dense, adafactor", "ours, pruned, adafactor"]
-    if find_spec("accelerate") is not None:
-        rows += ["transformers.Trainer"] + ["transformers.Trainer, compiled"] * (asked.device != "cpu")
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(DataSource(max_tokens=2_000_000), Path(folder))
         print(f"{'d':>5} {'':32} {'ms a step':>9} {'of first':>8} {'peak MB':>8}", flush=True)
-        for width in asked.width or SIZES[asked.device]["widths"]:
+        for place, width in enumerate(asked.width or SIZES[asked.device]["widths"]):
             heads = asked.heads or (2 if asked.device == "cpu" else width // 64)
+            rows = rows_of(asked.device, whole=place == 0)
             table(rows, data.path, width, heads, asked.device, asked.turns, asked.steps)
+
+
+def rows_of(device: str, *, whole: bool) -> list[str]:
+    """What is measured there. whole: the Trainer's too on a GPU, where every row is a minute of compiling."""
+    theirs = ["transformers.Trainer"] * (find_spec("accelerate") is not None)
+    if device == "cpu":
+        return ["ours, dense", "ours, pruned", "ours, dense, adafactor", "ours, pruned, adafactor", *theirs]
+    rows = ["ours, dense", "ours, dense, graphs", "ours, pruned, adafactor"]
+    return [*rows, *theirs, *(f"{row}, compiled" for row in theirs)] if whole else rows
 
 
 if __name__ == "__main__":
