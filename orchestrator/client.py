@@ -234,14 +234,15 @@ class Client:
     def optimum(
         self,
         name: str,
-        nonzero_params: float,
-        flops: float,
+        nonzero_params: float | None = None,
+        flops: float | None = None,
         accounting: schemas.Accounting = "dense",
         *,
         version: int | None = None,
         group: str | None = None,
     ) -> schemas.OptimumAnswer:
-        """How sparse a model of N non-zero parameters should be, trained with C FLOPs."""
+        """How sparse a model of N non-zero parameters should be, trained with C FLOPs; without them, the question that
+        the sweep's own runs answer best."""
         asked = given(
             nonzero_params=nonzero_params, flops=flops, accounting=accounting, version=version, group=group
         )

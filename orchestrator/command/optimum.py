@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 @click.command(name="optimum")
 @law_options
-@click.option("--params", "-N", type=float, required=True, help="Non-zero parameters of the model.")
-@click.option("--flops", "-C", "budget", type=float, required=True, help="Training compute, in FLOPs.")
+@click.option("--params", "-N", type=float, help="Non-zero parameters of the model.")
+@click.option("--flops", "-C", "budget", type=float, help="Training compute, in FLOPs.")
 @click.option(
     "--accounting",
     type=click.Choice(["dense", "sparse", "measured"]),
@@ -57,8 +57,8 @@ def command(
     law_file: Path | None,
     group: str | None,
     api: str | None,
-    params: float,
-    budget: float,
+    params: float | None,
+    budget: float | None,
     accounting: str,
     cost: tuple[str, ...],
     cost_table: Path | None,
@@ -66,15 +66,23 @@ def command(
 ) -> None:
     """Say how sparse a model with N non-zero parameters should be when C FLOPs are spent on its training.
 
+    Without N and C it is the question that the law's own runs answer best.
+
     \b
+      lacuna optimum --sweep quickstart
       lacuna optimum --sweep quickstart --params 64e3 --flops 2e12
       lacuna optimum --sweep quickstart -N 64e3 -C 2e12 --accounting measured
       lacuna optimum --sweep methods --group 2:4 -N 64e3 -C 2e12
       lacuna optimum --law law.json -N 64e3 -C 2e12 --accounting measured --cost 0.5=1.6 --cost 0.75=2.5
     """
     from fitter.optimum import SPARSEST
+    from fitter.question import first_question
 
+    if (params is None) != (budget is None):
+        raise InputError("--params and --flops go together: give both, or neither")
     law = chosen_law(sweep, law_file, group, api)
+    if params is None or budget is None:
+        params, budget = first_question(law)
     how: Accounting = accounting
     costs: MeasuredCosts | None = None
     if accounting == "measured":

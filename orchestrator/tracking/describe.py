@@ -8,6 +8,7 @@ from typing import Any
 
 from fitter.law import Law
 from fitter.numbers import short
+from fitter.question import first_question
 from ledger.models import Sweep
 from ledger.points import Point
 
@@ -113,23 +114,20 @@ def _answer(group: str, law: Mapping[str, Any]) -> str:
 
 
 def _optima(document: Mapping[str, Any]) -> list[str]:
-    """One sentence for the smallest and the largest model, trained with four times the budget of the longest run."""
-    ranges = (document.get("diagnostics") or {}).get("ranges") or {}
-    if not document.get("gain") or "nonzero_params" not in ranges or "data" not in ranges:
+    """The answer to the question that the page asks first; none where the law does not say what it was fitted to."""
+    if not document.get("gain") or not (document.get("diagnostics") or {}).get("ranges"):
         return []
     law = Law.from_document(document)
-    said = []
-    for size in dict.fromkeys(ranges["nonzero_params"]):
-        budget = 24 * size * ranges["data"][1]
-        best = law.optimum(size, budget)
-        low, high = float(best.low), float(best.high)
-        bounded = math.isfinite(low) and math.isfinite(high)
-        ends = f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if bounded else ""
-        flops = f"{budget:.3g}".replace("e+", "e")
-        sparsity = 100 * float(best.sparsity)
-        advice = f"make it {sparsity:.3g} % sparse" if sparsity >= 0.5 else "train a dense model"
-        said.append(f"with {short(size, ' ')} non-zero parameters and {flops} FLOPs {advice}{ends}")
-    return said
+    size, budget = first_question(law)
+    best = law.optimum(size, budget)
+    low, high = float(best.low), float(best.high)
+    bounded = math.isfinite(low) and math.isfinite(high)
+    ends = f" ({100 * best.level:g} % interval {100 * low:.3g} to {100 * high:.3g} %)" if bounded else ""
+    flops = f"{budget:.3g}".replace("e+", "e")
+    sparsity = 100 * float(best.sparsity)
+    advice = f"make it {sparsity:.3g} % sparse" if sparsity >= 0.5 else "train a dense model"
+    beyond = ", which lies outside what was trained" if best.extrapolates else ""
+    return [f"with {short(size, ' ')} non-zero parameters and {flops} FLOPs {advice}{ends}{beyond}"]
 
 
 def tags(cell: Mapping[str, Any], path: Sequence[str]) -> dict[str, str]:

@@ -49,6 +49,7 @@ def lacuna(*arguments: str, environment: dict[str, str] | None = None) -> str:
         ["law", "grid", "--json"],
         ["predict", "--sweep=grid", "-S0.75", "-N5e6", "-D1e9", "--json"],
         ["optimum", "--sweep=grid", "-N5e6", "-C1e18"],
+        ["optimum", "--sweep=grid", "--json"],
         ["suggest", "grid", "--flops=1e18", "--limit=2", "--json"],
         ["compare", "grid", "--form=sparsity", "--json"],
     ],

@@ -120,6 +120,16 @@ def test_the_optimum_beats_its_neighbours_at_equal_cost(
     assert client.get(f"{LAW}/predict", params=at).json()["loss"] == pytest.approx(best["loss"], rel=1e-9)
 
 
+def test_without_n_and_c_the_question_is_the_sweeps_own(client: TestClient, fitted: Sweep) -> None:
+    best = client.get(f"{LAW}/optimum").json()
+    assert not best["extrapolates"]
+    asked = {name: best[name] for name in ("nonzero_params", "flops")}
+    assert client.get(f"{LAW}/optimum", params=asked).json() == best
+    half = client.get(f"{LAW}/optimum?flops=1e18")
+    assert half.status_code == 422
+    assert "both, or neither" in half.json()["detail"]
+
+
 def test_contours_come_as_json_csv_and_parquet(client: TestClient, fitted: Sweep) -> None:
     address = f"{LAW}/contours?points=5&sparsity=0.5&sparsity=0.75"
     lines = client.get(address).json()

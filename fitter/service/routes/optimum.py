@@ -7,15 +7,16 @@ from sqlalchemy.orm import Session
 
 from fitter.accounting import Accounting as HowPriced
 from fitter.measurement import MeasuredCosts, measured_costs, of_runs
+from fitter.question import first_question
 from fitter.service import queries
 from fitter.service.context import Context, InContext, SweepName, known_sweep
 from fitter.service.laws import StoredLaw, group_of
 from fitter.service.problems import unanswerable
 from fitter.service.routes.questions import (
     InAccounting,
-    InFlops,
+    InFlopsOrNone,
     InGroup,
-    InParams,
+    InParamsOrNone,
     Version,
     asked_law,
     number,
@@ -30,17 +31,22 @@ router = APIRouter(prefix="/v1/sweeps/{name}", tags=["law"])
 def optimum(
     context: InContext,
     name: SweepName,
-    nonzero_params: InParams,
-    flops: InFlops,
+    nonzero_params: InParamsOrNone = None,
+    flops: InFlopsOrNone = None,
     accounting: InAccounting = "dense",
     version: Version = None,
     group: InGroup = None,
 ) -> OptimumAnswer:
     """The sparsity that minimises the predicted loss of a model with N non-zero parameters and C training FLOPs.
 
-    A sparser model is larger while it trains, so at the same C it sees less data; the optimum balances both.
+    A sparser model is larger while it trains, so at the same C it sees less data; the optimum balances both. Without N
+    and C it is the question that the sweep's own runs answer best.
     """
     stored = asked_law(context, name, version, group)
+    if nonzero_params is None and flops is None:
+        nonzero_params, flops = stored.remember(("first question",), lambda: first_question(stored.law))
+    if nonzero_params is None or flops is None:
+        raise unanswerable("nonzero_params and flops go together: send both, or neither.")
     return _optima(stored, [nonzero_params], [flops], accounting, pricing(context, stored, accounting))[0]
 
 

@@ -20,26 +20,23 @@ Version = Annotated[
 InSparsity = Annotated[
     float, Query(description="S: fraction of zero weights, in [0, 1).", ge=0, lt=1, examples=[0.75])
 ]
-InParams = Annotated[
-    float,
-    Query(
-        description="N: non-zero parameters.", ge=1, le=LARGEST_MODEL, examples=[5.3e6], allow_inf_nan=False
-    ),
-]
+_PARAMS = Query(
+    description="N: non-zero parameters.", ge=1, le=LARGEST_MODEL, examples=[5.3e6], allow_inf_nan=False
+)
+_FLOPS = Query(
+    description="C: training compute in FLOPs.",
+    ge=1,
+    le=LARGEST_BUDGET,
+    examples=[1e18],
+    allow_inf_nan=False,
+)
+InParams = Annotated[float, _PARAMS]
+InParamsOrNone = Annotated[float | None, _PARAMS]
+InFlopsOrNone = Annotated[float | None, _FLOPS]
 InData = Annotated[
     float,
     Query(
         description="D: tokens (or images).", ge=1, le=LARGEST_DATA, examples=[1.6e10], allow_inf_nan=False
-    ),
-]
-InFlops = Annotated[
-    float,
-    Query(
-        description="C: training compute in FLOPs.",
-        ge=1,
-        le=LARGEST_BUDGET,
-        examples=[1e18],
-        allow_inf_nan=False,
     ),
 ]
 InAccounting = Annotated[

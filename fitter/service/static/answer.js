@@ -1,24 +1,11 @@
 // How sparse should my model be: one sentence with its interval, and a table of a few (N, C).
 
-import { ofGroup, post } from "./api.js";
+import { call, ofGroup, post } from "./api.js";
 import { quietly } from "./chrome.js";
 import { h, put, table } from "./dom.js";
 import { flopsField, loss, parse, percent, power, si, sizeField } from "./numbers.js";
 
 let asked = 0;
-
-// The question a sweep is asked first: among its sizes and the budgets of its runs, one where sparsity pays and that
-// lies within what was trained, with its answer; where there is none, its middle size with four times the budget of its
-// longest run.
-async function firstQuestion(state) {
-  const { nonzero_params: [small, large], data: [, longest] } = state.law.diagnostics.ranges;
-  const sizes = [large, Math.sqrt(small * large), small];
-  const questions = sizes.flatMap((n) => [16, 8, 4, 2, 1].map((factor) => [n, 6 * n * longest * factor]));
-  const answers = await optima(state, questions, "dense");
-  const within = answers.find((best) => best.sparsity > 0.05 && !best.extrapolates);
-  const n = within?.nonzero_params ?? sizes[1];
-  return [{ nonzero_params: n, flops: within?.flops ?? 24 * n * longest, accounting: "dense" }, within];
-}
 
 export async function showAnswer(state, question) {
   const form = document.getElementById("question");
@@ -29,8 +16,9 @@ export async function showAnswer(state, question) {
     return;
   }
   let best;
-  if (question ?? state.question) state.question = question ?? state.question;
-  else [state.question, best] = await firstQuestion(state);
+  if (question) state.question = question;
+  // Nobody has asked yet: the service knows which question the runs answer best.
+  else if (!state.question) state.question = best = await call(ofGroup(state, "/law/optimum"));
   const { nonzero_params: n, flops: c, accounting } = state.question;
   if (document.activeElement?.form !== form) {
     form.elements.nonzero_params.value = sizeField(n);
