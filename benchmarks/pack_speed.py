@@ -167,8 +167,10 @@ def main() -> None:
     processes = chosen.processes or (2 if chosen.device == "cpu" else 1)
     if chosen.device != "cpu" and chosen.family != "t5":
         parser.error("on a GPU the family is t5")
-    source = "digits" if chosen.family == "vit" else "python-source"
-    prepared = prepare(DataSource(source=source, max_tokens=4_000_000), chosen.home / "data")
+    source = DataSource(source="python-source", max_tokens=4_000_000)
+    if chosen.family == "vit":
+        source = DataSource(source="digits", validation_share=0.2)
+    prepared = prepare(source, chosen.home / "data")
     print(
         f"{processes} processes, batch of {chosen.batch_size}; runs of {RUN_STEPS} steps per hour, × one run a process"
     )
