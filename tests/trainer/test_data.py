@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,18 @@ def test_what_is_there_is_found_and_what_changed_is_not(tmp_path: Path) -> None:
     (folder / "0.txt").write_text("another text")
     assert find(source, root) is None
     assert prepare(source, root).digest != made.digest
+
+
+def test_hidden_files_are_none_of_a_folders_data(corpus: Path, tmp_path: Path) -> None:
+    """Such as LACUNA_HOME below the very folder that is read: what is prepared there is no source of its own."""
+    folder = tmp_path / "source"
+    shutil.copytree(corpus, folder)
+    plain = prepare(DataSource(source=str(folder), validation_share=0.2), tmp_path / "elsewhere")
+    (folder / ".notes.txt").write_text("nothing to learn from")
+    home = folder / ".lacuna" / "data"
+    inside = prepare(DataSource(source=str(folder), validation_share=0.2), home)
+    assert inside.digest == plain.digest
+    assert prepare(DataSource(source=str(folder), validation_share=0.2), home) == inside
 
 
 def test_a_cap_cuts_the_training_tokens_exactly(corpus: Path, tmp_path: Path) -> None:

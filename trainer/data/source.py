@@ -107,16 +107,18 @@ def holds_images(source: str, image_column: str) -> bool:
 
 
 def local_files(path: Path) -> list[Path]:
-    """The readable files at `path`, sorted by their relative names. Raises DataError where there are none."""
+    """The readable files at `path`, sorted by their relative names, hidden ones left out. Raises DataError where there
+    are none."""
     if path.is_file():
         found = [path] if path.suffix.lower() in LOCAL_KINDS else []
     else:
-        found = sorted(
-            Path(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if Path(name).suffix.lower() in LOCAL_KINDS
-        )
+        found = []
+        for folder, folders, names in os.walk(path):
+            # As `datasets` does; what this program itself keeps in a folder of its own is hidden too.
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            shown = (Path(folder, name) for name in names if not name.startswith("."))
+            found += [file for file in shown if file.suffix.lower() in LOCAL_KINDS]
+        found.sort()
         if any(file.suffix.lower() == ".arrow" for file in found):
             found = [file for file in found if file.name not in _BESIDE_ARROW]
     if not found:
