@@ -30,7 +30,12 @@ def switching(small: str, tmp_path: Path) -> str:
     ("old", "new", "path", "said"),
     [
         ("at: 20", "at: 80", "data.then.at", "is step 80, which lies outside a run of 80 steps"),
-        ("at: 20", "at: 20.5", "data.then.at", "must be a whole number of steps, or a share of the run below 1"),
+        (
+            "at: 20",
+            "at: 20.5",
+            "data.then.at",
+            "must be a whole number of steps, or a share of the run below 1",
+        ),
         ("at: 20", "at: 20, sauce: 3", "data.then.sauce", "did you mean `source`?"),
         ("at: 20, source: ", "at: 20, source: ./none/", "data.then.source", "no such file or folder"),
     ],
