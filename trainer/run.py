@@ -288,7 +288,7 @@ class Run:
 
     def _parts(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """A batch in parts of `micro_batch` examples; the last may be smaller."""
-        yield from in_parts(batch, self._part)
+        return in_parts(batch, self._part)
 
     @property
     def guessing(self) -> float:

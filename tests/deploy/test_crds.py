@@ -70,7 +70,7 @@ def test_kueue_takes_the_example(item: dict[str, Any]) -> None:
 )
 def test_the_ways_in_and_the_monitor_are_taken(variable: str, kind: str, file: str) -> None:
     if variable not in os.environ:
-        pytest.skip(f"{variable} names no checkout")
+        pytest.skip(f"{variable} names no checkout of a repository with {file}")
     (item,) = of_kind(manifests(CASES["everything"]), kind)
     schema = validator(variable, file, item["apiVersion"].partition("/")[2])
     schema.validate(item)

@@ -101,9 +101,8 @@ class Pruner:
         self._parameters = parameters
         self._seed = program.seed
         self._pruned: Tensor | None = None  # flat, True where a weight is held at zero
-        self._held: tuple[Held, int] | None = (
-            None  # where masks that are state lie, and which row is this run's
-        )
+        # Where masks that are state lie, and which row is this run's.
+        self._held: tuple[Held, int] | None = None
         self._gradients: Masks = {}
         self.mask_seconds = 0.0
         self.updates = 0

@@ -23,16 +23,18 @@ InSparsity = Annotated[
 _PARAMS = Query(
     description="N: non-zero parameters.", ge=1, le=LARGEST_MODEL, examples=[5.3e6], allow_inf_nan=False
 )
-_FLOPS = Query(
-    description="C: training compute in FLOPs.",
-    ge=1,
-    le=LARGEST_BUDGET,
-    examples=[1e18],
-    allow_inf_nan=False,
-)
 InParams = Annotated[float, _PARAMS]
 InParamsOrNone = Annotated[float | None, _PARAMS]
-InFlopsOrNone = Annotated[float | None, _FLOPS]
+InFlopsOrNone = Annotated[
+    float | None,
+    Query(
+        description="C: training compute in FLOPs.",
+        ge=1,
+        le=LARGEST_BUDGET,
+        examples=[1e18],
+        allow_inf_nan=False,
+    ),
+]
 InData = Annotated[
     float,
     Query(
