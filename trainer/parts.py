@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: What `Optimizer.name` and `Numerics.precision` may say.
-OPTIMIZERS = ("adafactor", "adafactor-vit", "adamw")
+#: What `Optimizer.name` may say → moments it keeps, in float32 numbers a weight.
+OPTIMIZERS: Mapping[str, int] = {"adafactor": 1, "adafactor-vit": 2, "adamw": 2}
+
+#: What `Numerics.precision` may say.
 PRECISIONS = ("float32", "bf16")
 
 #: The objective of families that read images; all others read text.

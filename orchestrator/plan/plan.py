@@ -13,7 +13,7 @@ from orchestrator.plan.warnings import warnings
 from orchestrator.spec.cells import cells
 from orchestrator.spec.problems import SpecError
 from orchestrator.spec.schema import Spec
-from trainer.program import DataStream, key_of
+from trainer.program import OPTIMIZERS, DataStream, key_of
 
 #: Byte-level vocabulary: 256 bytes, 3 specials, 125 sentinels (ByT5).
 BYTE_VOCABULARY = 384
@@ -145,8 +145,12 @@ def build(
 
 
 def state_bytes(run: PlannedRun) -> int:
-    """Bytes of a checkpoint of a run: weights and moments in float32, a bit of mask for each linear weight."""
-    moments = {"adafactor": 1, "adamw": 2}[run.program.optimizer.name]
+    """Bytes of a checkpoint of a run: weights and moments in float32, a bit of mask for each linear weight.
+
+    Factored second moments, a row and a column of each matrix, count as nothing.
+    """
+    optimizer = run.program.optimizer
+    moments = OPTIMIZERS[optimizer.name] - optimizer.factored
     masks = run.shape.linear // 8 if run.cell.sparsity else 0
     return 4 * run.shape.total * (1 + moments) + masks
 

@@ -229,7 +229,7 @@ class TrainingSpec(Part):
         ge=0,
         description="Examples of one forward pass, a divisor of batch_size: saves memory; 0: all at once.",
     )
-    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = Field(
+    optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = Field(
         "adafactor",
         description="adafactor is the paper's for T5, sparsity-aware; adafactor-vit its ViTs', with momentum; adamw.",
     )

@@ -165,6 +165,13 @@ def test_the_largest_checkpoints_are_weights_moments_and_masks(plan: Plan) -> No
     assert largest["params"] == max(other.shape.total for other in plan.runs)
 
 
+@pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("adafactor-vit", 2), ("adafactor", 1)])
+def test_every_optimiser_has_its_moments_in_a_checkpoint(optimizer: str, moments: int) -> None:
+    spec = SMALL.replace("batch_size: 8", f"batch_size: 8, optimizer: {optimizer}")
+    largest = build(load_spec(spec)).document()["checkpoints"][0]
+    assert 4 * (1 + moments) < largest["bytes"] / largest["params"] < 4 * (1 + moments) + 1 / 8
+
+
 def test_the_forest_is_drawn_with_every_run(plan: Plan, tmp_path: Path) -> None:
     draw(plan, tmp_path / "forest.svg")
     first = (tmp_path / "forest.svg").read_bytes()
@@ -182,6 +189,6 @@ def test_the_papers_sweeps_share_what_the_paper_could_have_shared() -> None:
     assert len(t5.runs) == 48
     assert t5.saved_nominal == pytest.approx(0.1568, abs=1e-4)
     assert t5.saved == pytest.approx(0.1565, abs=1e-4)
-    assert len(build(load_spec_file(examples / "paper-vit.yaml")).runs) == 112
+    assert build(load_spec_file(examples / "paper-vit.yaml")).document()["runs"] == 112
     extensions = build(load_spec_file(examples / "paper-extensions.yaml"))
     assert extensions.saved > 1.4 * t5.saved

@@ -17,7 +17,7 @@ from trainer.devices import device_for
 from trainer.flat import FlatParameters, StackedParameters
 from trainer.metrics import NoSink
 from trainer.optim import OPTIMIZERS, build
-from trainer.program import OPTIMIZERS as NAMES
+from trainer.program import OPTIMIZERS as MOMENTS
 from trainer.program import LearningRate, Numerics, Optimizer, Program, ProgramError, Pruning
 from trainer.run import Run
 from trainer.schedule import learning_rate
@@ -26,8 +26,11 @@ from trainer.segment import train_segment
 Make = Callable[..., Program]
 
 
-def test_every_name_that_a_program_may_say_is_there() -> None:
-    assert tuple(OPTIMIZERS) == NAMES
+def test_every_name_that_a_program_may_say_is_there_with_as_many_moments_as_plans_count() -> None:
+    assert list(OPTIMIZERS) == list(MOMENTS)
+    weights = StackedParameters([FlatParameters(nn.Linear(7, 5))])
+    for name, moments in MOMENTS.items():
+        assert len(build(Optimizer(name=name), weights).stacked()) == moments
 
 
 def test_adamw_is_torchs() -> None:
