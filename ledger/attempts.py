@@ -33,7 +33,7 @@ BACKOFF_SECONDS = 1.0
 #: on each costs the segment's budget, as a failure does: who is preempted so often is killed by the segment itself.
 FRUITLESS_DEATHS = 10
 
-#: Longest reason kept, in characters: the error and the last lines of the log.
+#: Longest reason kept, in characters: the error, and the last lines of the log.
 REASON_LENGTH = 4000
 
 
@@ -242,7 +242,7 @@ def killed_for_memory(session: Session, segment_key: str, attempt_id: int, reaso
             UPDATE attempts SET kind = 'memory', reason = :reason
             WHERE id = :id AND state = 'lost' AND kind IN ('preempted', 'fenced')
         """),
-        {"id": attempt_id, "reason": reason[-REASON_LENGTH:]},
+        {"id": attempt_id, "reason": _kept(reason)},
     )
 
 
@@ -261,7 +261,7 @@ def give_up(session: Session, sweep_ids: Sequence[int], reason: str) -> bool:
             UPDATE runs SET state = 'failed', reason = :reason, completed_at = now()
             WHERE state = 'pending' AND sweep_id = ANY(:sweeps) RETURNING sweep_id
         """,
-        {"sweeps": list(sweep_ids), "reason": reason[:REASON_LENGTH]},
+        {"sweeps": list(sweep_ids), "reason": _kept(reason)},
         "SELECT unnest(CAST(:sweeps AS bigint[]))",
     )
     return True
@@ -273,10 +273,10 @@ def last_words(session: Session, segment_key: str, attempt_id: int, log: str) ->
     session.execute(
         text("""
             UPDATE attempts SET
-                reason = right(concat_ws(E'\\n', reason, 'last log lines:', CAST(:log AS text)), :length)
+                reason = concat_ws(E'\\n', left(reason, :half), 'last log lines:', right(CAST(:log AS text), :half))
             WHERE id = :id AND segment_key = :key AND state IN ('running', 'lost')
         """),
-        {"id": attempt_id, "key": segment_key, "log": log, "length": REASON_LENGTH},
+        {"id": attempt_id, "key": segment_key, "log": _storable(log), "half": REASON_LENGTH // 2},
     )
 
 
@@ -310,11 +310,12 @@ def fence_off(session: Session, controller: str) -> int:
 
 
 def expire(session: Session, *, lease_seconds: float = LEASE_SECONDS) -> int:
-    """Give up the attempts whose last heartbeat is older than the lease. How many."""
+    """Give up the attempts whose last heartbeat is older than the lease, or far ahead, the database's clock having been
+    set back since. How many."""
     silent = session.scalars(
         text("""
             SELECT id FROM attempts
-            WHERE state = 'running' AND heartbeat_at < now() - make_interval(secs => :lease) ORDER BY id
+            WHERE state = 'running' AND abs(extract(epoch FROM now() - heartbeat_at)) > :lease ORDER BY id
             FOR UPDATE
         """),
         {"lease": lease_seconds},
@@ -387,7 +388,7 @@ def _end(
             "step": step,
             "state": state.value,
             "kind": None if kind is None else kind.value,
-            "reason": None if reason is None else reason[-REASON_LENGTH:],
+            "reason": None if reason is None else _kept(reason),
         },
     )
     if key is None:
@@ -409,9 +410,24 @@ def _lose(
             UPDATE segments SET state = 'pending' FROM lost
             WHERE segments.key = lost.segment_key AND segments.state = 'running' RETURNING segments.key
         """),
-        {**parameters, "kind": kind.value, "reason": reason[-REASON_LENGTH:]},
+        {**parameters, "kind": kind.value, "reason": _kept(reason)},
     )
     return list(lost)
+
+
+def _kept(reason: str) -> str:
+    """What is kept of a reason: where it is too long, its beginning, which says what happened, and its end."""
+    told = _storable(reason)
+    if len(told) <= REASON_LENGTH:
+        return told
+    half = REASON_LENGTH // 2 - 2
+    return f"{told[:half]}\n…\n{told[-half:]}"
+
+
+def _storable(text: str) -> str:
+    """Without what Postgres takes in no text. Messages and logs may hold anything: a log whose machine lost its power
+    ends in zeros."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def _end_runs_behind(session: Session, key: str, state: str, reason: str) -> None:
@@ -422,7 +438,7 @@ def _end_runs_behind(session: Session, key: str, state: str, reason: str) -> Non
             WHERE state = 'pending' AND id IN (SELECT run_id FROM run_segments WHERE segment_key = :key)
             RETURNING sweep_id
         """,
-        {"key": key, "state": state, "reason": reason[:REASON_LENGTH]},
+        {"key": key, "state": state, "reason": _kept(reason)},
         "SELECT sweep_id FROM runs JOIN run_segments ON run_id = runs.id WHERE segment_key = :key",
     )
 

@@ -19,7 +19,8 @@ from ledger.bulk import copy
 from ledger.models import SegmentState
 from ledger.segments import WANTED
 
-#: Advisory lock, for the transaction, of whoever adds segments: two plans must not cut one forest at once.
+#: Advisory lock, for the transaction, of whoever changes which states of the forest are needed: two plans must not cut
+#: it at once, and no state may be given up that another comes to need.
 PLANTING_LOCK = 0x1AC0_0002
 
 
@@ -76,6 +77,11 @@ class Forest:
         return path[::-1]
 
 
+def planting(session: Session) -> None:
+    """Be alone in changing the forest until the transaction ends."""
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PLANTING_LOCK})
+
+
 def place_segments(
     session: Session, segments: Sequence[Mapping[str, Any]], tips: Sequence[str], *, attempts: int
 ) -> dict[str, list[str]]:
@@ -83,7 +89,7 @@ def place_segments(
 
     Failed segments on these paths get a new budget of `attempts`: whoever submits anew wants them tried anew.
     """
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PLANTING_LOCK})
+    planting(session)
     given = {segment["key"]: segment for segment in segments}
     nodes = _known(session, list(given))
     forest = Forest(nodes.values())
@@ -125,6 +131,7 @@ def revive(session: Session) -> int:
 
     Their result stays what it was: the same bits come out again. How many.
     """
+    planting(session)
     revived = 0
     while True:
         again = session.execute(

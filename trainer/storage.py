@@ -65,11 +65,13 @@ def read(url: str, name: str) -> bytes:
     return content
 
 
-def names(url: str) -> list[str]:
-    """Names of the visible entries of a folder, sorted; none where there is no such folder."""
+def names(url: str, *, hidden: bool = False) -> list[str]:
+    """Names of the entries of a folder, sorted, of hidden ones where they are asked for; none where there is no such
+    folder."""
     path = _local(url)
     if path is not None:
-        return sorted(entry.name for entry in path.iterdir() if entry.name[0] != ".") if path.is_dir() else []
+        there = path.iterdir() if path.is_dir() else ()
+        return sorted(entry.name for entry in there if hidden or entry.name[0] != ".")
     system, root = _remote(url)
     try:
         listed = system.ls(root, detail=False, refresh=True)

@@ -19,6 +19,7 @@ import fsspec
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from ledger.forest import planting
 from ledger.settings import Settings
 from trainer import storage
 
@@ -49,24 +50,28 @@ class Garbage:
 
 def find(engine: Engine, settings: Settings, *, tips: bool = False) -> Garbage:
     """What the policy gives up, with sizes. Reads the ledger and lists the storage; changes nothing."""
+    # In this order, as workers go on meanwhile: what is found was written by an attempt that still runs or has ended,
+    # and of one that has ended the ledger knows by then what it left.
+    found = [
+        (url, storage.join(url, name))
+        for url in _attempt_folders(settings.storage)
+        for name in storage.names(
+            url, hidden=True
+        )  # what was killed while it wrote a state left half of one aside
+    ]
     with Session(engine) as session:
-        ends = _unneeded_ends(session, tips=tips)
-        kept = _referenced(session)
         running = set(session.scalars(text("SELECT id FROM attempts WHERE state = 'running'")))
+        kept = _referenced(session)
+        ends = _unneeded_ends(session, tips=tips)
     items = [
         Item(url, size(url), "no live run branches from it", key)
         for key, url in ends.items()
         if storage.names(url)
     ]
-    gone = set(ends.values())
-    for url in _attempt_folders(settings.storage):
+    for url, state in found:
         attempt = int(url.rpartition("attempt-")[2])
-        if attempt in running:
-            continue
-        for name in storage.names(url):
-            state = storage.join(url, name)
-            if state not in kept and state not in gone:
-                items.append(Item(state, size(state), f"left behind by attempt {attempt}"))
+        if attempt not in running and state not in kept:
+            items.append(Item(state, size(state), f"left behind by attempt {attempt}"))
     return Garbage(items)
 
 
@@ -80,6 +85,9 @@ def collect(engine: Engine, settings: Settings, *, tips: bool = False) -> Garbag
     for item in find(engine, settings, tips=tips).items:
         if item.segment_key is not None:
             with Session(engine) as session, session.begin():
+                planting(
+                    session
+                )  # whoever comes to need it does so before, and is seen, or after, and has it trained
                 if item.segment_key not in _unneeded_ends(session, tips=tips):
                     continue
                 session.execute(

@@ -217,12 +217,13 @@ def _lies_at(file: IO[bytes], path: Path) -> bool:
 
 def _rows(lines: Iterable[bytes]) -> list[Row]:
     """The points of finished steps. The last step's may be half there, as may be the last line, or one that a full disk
-    cut short: whoever goes on from the last checkpoint measures such steps anew, with all their names."""
+    cut short or a loss of power filled with zeros: whoever goes on from the last checkpoint measures such steps anew,
+    with all their names."""
     found: list[Row] = []
     for line in lines:
         try:
             step, name, value = line.decode().split()
-            if line.endswith(b"\n"):
+            if line.endswith(b"\n") and name.isprintable():
                 found.append((int(step), name, float(value)))
         except ValueError:
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 from ledger import attempts, segments, sweeps
 from ledger.settings import Settings
 from orchestrator.controller import garbage
+from tests.controller.watching import rows, until
 from tests.ledger.forests import RUNS, SEGMENTS, plant, result
 
 
@@ -81,6 +83,57 @@ def test_what_an_unfinished_segment_goes_on_from_is_kept(
     session.commit()
     assert [Path(item.url).name for item in garbage.collect(engine, settings).items] == ["step-10"]
     assert (folder / "step-20").exists()
+
+
+def test_what_workers_write_and_finish_while_it_looks_is_kept(
+    session: Session, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(session)
+    finish(session, settings, "trunk")
+    listed, tips = garbage._attempt_folders, []
+
+    def meanwhile(root: str) -> list[str]:
+        tips.append(finish(session, settings, "dense"))
+        found = listed(root)
+        tips.append(finish(session, settings, "half"))
+        return found
+
+    monkeypatch.setattr(garbage, "_attempt_folders", meanwhile)
+    garbage.collect(engine, settings)
+    assert [tip.exists() for tip in tips] == [True, True]
+
+
+def test_what_was_left_half_written_goes_too(session: Session, engine: Engine, settings: Settings) -> None:
+    plant(session)
+    claim = attempts.claim(session, "trunk", "c", "host:1")
+    assert claim is not None
+    folder = Path(settings.storage) / "segments" / "tr" / "trunk" / f"attempt-{claim.attempt_id}"
+    (folder / ".step-10.ab12").mkdir(parents=True)
+    session.commit()
+    assert garbage.collect(engine, settings).items == []  # it may be writing
+    attempts.lose(session, claim.attempt_id, "killed")
+    session.commit()
+    garbage.collect(engine, settings)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_state_that_somebody_comes_to_need_meanwhile_is_kept(
+    session: Session, engine: Engine, settings: Settings
+) -> None:
+    plant(session, "sweep", SEGMENTS[:2], RUNS[:1])
+    trunk = finish(session, settings, "trunk")
+    finish(session, settings, "dense")
+    with Session(engine) as submitting:
+        sweeps.extend(
+            submitting, "sweep", spec={}, spec_text="", spec_digest="1", plan={}, segments=SEGMENTS, runs=RUNS
+        )
+        collecting = threading.Thread(target=garbage.collect, args=[engine, settings])
+        collecting.start()
+        until(lambda: rows(engine, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+        submitting.commit()
+    collecting.join()
+    assert trunk.exists()
+    assert segments.ready(session) == ["half", "most"]
 
 
 @pytest.mark.parametrize("wake", ["extend", "resume"])

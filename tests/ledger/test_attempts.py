@@ -420,3 +420,18 @@ def test_workers_of_a_controller_that_stops_or_was_overtaken_take_up_nothing(ses
     assert attempts.fence_off(session, "new") == 1
     assert attempts.claim(session, "trunk", "old", "host:1") is None
     assert attempts.claim(session, "trunk", "new", "host:2") is not None
+
+
+def test_a_reason_may_be_any_text_and_where_it_is_long_its_both_ends_are_kept(session: Session) -> None:
+    plant(session)
+    claim = attempts.claim(session, "trunk", "c", "host:1/1")
+    assert claim is not None
+    # What Postgres takes in no text: zeros, and half of a pair of UTF-16.
+    attempts.fail(
+        session, claim.attempt_id, AttemptEnd.code, "ValueError: \0\udc80" + "x" * 10**6 + "\nlast\0line"
+    )
+    session.commit()
+    [(reason,)] = session.execute(text("SELECT reason FROM attempts")).all()
+    assert reason.startswith("ValueError: \N{REPLACEMENT CHARACTER}")
+    assert reason.endswith("\nlast\N{REPLACEMENT CHARACTER}line")
+    assert len(reason) <= attempts.REASON_LENGTH

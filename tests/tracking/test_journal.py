@@ -141,6 +141,20 @@ def test_torn_lines_and_a_half_written_copy_do_no_harm(engine: Engine, attempt: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_loss_of_power_left_is_no_poison(engine: Engine, attempt: int, tmp_path: Path) -> None:
+    """Files that were being written end in zeros then, the log as well as the journal."""
+    log, journals = tmp_path / "worker.log", tmp_path / "spool"
+    log.write_bytes(b"the last line\n" + bytes(100))
+    Journal(journals, "trunk", attempt, log).close(remove=False)
+    with (journals / f"trunk.{attempt}").open("ab") as file:
+        file.write(b"1 loss 3.0\n2 lo" + bytes(50) + b"ss 3.0\n3 loss 2.0\n" + bytes(50))
+    replay(engine, journals)
+    assert stored(engine) == [(1, "loss", 3.0)]
+    [(reason,)] = rows(engine, "SELECT reason FROM attempts")
+    assert "the last line" in reason
+    assert list(journals.iterdir()) == []
+
+
 def test_where_the_disk_takes_nothing_points_wait_in_memory(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("a file where the folder should be")
     spool = Spool(journal=Journal(tmp_path / "spool", "trunk", 1))
