@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, str, str] | None] = {
     "gmp erk": ("gmp", "unstructured", "erk"),
     "gmp global": ("gmp", "unstructured", "global"),
     "acdc": ("acdc", "unstructured", "uniform"),
+    "acdc, phases of 5 %": ("acdc", "unstructured", "uniform"),
     "ste": ("ste", "unstructured", "uniform"),
     "sr-ste": ("sr-ste", "unstructured", "uniform"),
     "rigl": ("rigl", "unstructured", "uniform"),
@@ -46,7 +47,7 @@ CASES: dict[str, tuple[str, str, str] | None] = {
 
 
 def program_of(row: str, steps: int, seed: int, data: Prepared) -> Program:
-    """The program of one row. The update period is 1/60 of the run; AC/DC's phases are 1/20 of it.
+    """The program of one row. The update period is 1/60 of the run; AC/DC's phases are its own, unless the row says so.
 
     Whole heads cannot be a quarter of two, so channels are pruned from four, of half the width.
     """
@@ -61,8 +62,11 @@ def program_of(row: str, steps: int, seed: int, data: Prepared) -> Program:
     }
     pruning = Pruning()
     if case is not None:
-        start, end = (round(share * steps) for share in method_for(case[0]).window)
-        every = steps // 20 if case[0] == "acdc" else steps // 60
+        method = method_for(case[0])
+        start, end = (round(share * steps) for share in method.window)
+        every = round(method.period * steps) if method.period < 1 else steps // 60
+        if "5 %" in row:
+            every = steps // 20
         if case[0] == "imp":
             start, end, every = in_rounds(start, 3, steps)
         pruning = Pruning(

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from trainer.families import FAMILIES, rules
-from trainer.parts import OPTIMIZERS, OPTIONS_OF, PRECISIONS
+from trainer.parts import OF_IMAGES, OPTIMIZERS, OPTIONS_OF, PRECISIONS
 from trainer.pruning.rounds import horizon, rewinds
 from trainer.pruning.rules import problems as pruning_problems
 
@@ -47,6 +47,10 @@ def problems_of(program: Program) -> list[str]:
     problems.extend(_switch_problems(program))
     if program.data.unique < 0 or program.data.crop_padding < 0:
         problems.append("data.unique and data.crop_padding are counts: use 0 for none")
+    if program.data.objective != OF_IMAGES and (program.data.random_flip or program.data.crop_padding):
+        problems.append("random_flip and crop_padding change images: leave them out for text")
+    if program.numerics.label_smoothing and program.shape.get("sigmoid"):
+        problems.append("label_smoothing is of a softmax: leave it out, or set model.loss: softmax")
     if program.family in FAMILIES and (length := rules(program.family).LENGTH) is not None:
         longest = program.shape.get(length, program.data.sequence_length)
         if program.data.sequence_length > longest:
@@ -63,6 +67,8 @@ def problems_of(program: Program) -> list[str]:
     ]
     if rate.linear_warmup and rate.schedule != "rsqrt":
         problems.append(f"linear_warmup is of rsqrt: {rate.schedule} always rises linearly; leave it out")
+    if rate.cooldown and rate.schedule != "rsqrt":
+        problems.append(f"cooldown is of rsqrt: {rate.schedule} has none; leave it out")
     micro = program.numerics.micro_batch
     if micro < 0 or (micro and program.batch_size % micro):
         problems.append(

@@ -211,10 +211,14 @@ class _Parts:
 
 
 def _kept(value: BaseModel, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a part keeps beside the varied values: another method brings its own window, unless one was chosen."""
+    """What a part keeps beside the varied values: another method brings its window and period unless one was chosen."""
     kept = value.model_dump()
-    if "method" in changes and (kept["start"], kept["end"]) == method_for(kept["method"]).window:
-        del kept["start"], kept["end"]
+    if "method" in changes:
+        before = method_for(kept["method"])
+        if (kept["start"], kept["end"]) == before.window:
+            del kept["start"], kept["end"]
+        if kept["every"] == before.period:
+            del kept["every"]
     return kept
 
 
@@ -282,6 +286,9 @@ def _cell_problems(cell: Cell) -> list[Problem]:
     if rate.linear_warmup and rate.schedule != "rsqrt":
         message = f"is of rsqrt: {rate.schedule} always rises linearly; leave it out"
         problems.append(Problem(path="training.learning_rate.linear_warmup", message=message, value=True))
+    if rate.cooldown and rate.schedule != "rsqrt":
+        message = f"is of rsqrt: {rate.schedule} has none; leave it out"
+        problems.append(Problem(path="training.learning_rate.cooldown", message=message, value=rate.cooldown))
     problems += _source_problems(cell)
     if cell.switch is not None and not 0 < cell.switch < cell.steps:
         message = f"is step {cell.switch}, which lies outside a run of {cell.steps} steps"
@@ -308,11 +315,22 @@ def _source_problems(cell: Cell) -> list[Problem]:
     then = cell.data.then
     sources = [("data", cell.data.source, cell.data.image_column)]
     sources += [("data.then", then.source, then.image_column)] if then else []
-    return [
+    problems = [
         Problem(path=f"{path}.source", message=message, value=source)
         for path, source, column in sources
         if holds_images(source, column) is not wanted
     ]
+    problems += [
+        Problem(
+            path=f"data.{name}", message=f"changes images, and {cell.model.family} reads text: leave it out"
+        )
+        for name in ("random_flip", "crop_padding")
+        if getattr(cell.data, name) and not wanted
+    ]
+    if cell.training.label_smoothing and cell.model.options().get("loss") == "sigmoid":
+        message = "is of a softmax: leave it out, or set model.loss: softmax"
+        problems.append(Problem(path="training.label_smoothing", message=message))
+    return problems
 
 
 def _share_problems(cell: Cell, execution: ExecutionSpec) -> list[Problem]:

@@ -128,8 +128,19 @@ def test_every_problem_is_told_at_once_with_line_value_and_what_would_be_right()
             "use distribution uniform",
         ),
         (("source: python-source", "source: digits"), "data.source", "t5 reads text"),
+        (
+            ("source: python-source", "source: python-source, crop_padding: 2"),
+            "data.crop_padding",
+            "leave it out",
+        ),
         (("{every: 10}", "{every: 10, start: 0.8}"), "grid.steps", "from step 256 to 240"),
         (("warmup: 40", "warmup: 40, cooldown: 100"), "training.learning_rate.cooldown", "80 steps"),
+        (
+            ("warmup: 40", "schedule: cosine, warmup: 40, cooldown: 9"),
+            "training.learning_rate.cooldown",
+            "cosine has none",
+        ),
+        (("{every: 10}", "{method: ste, start: 0.1, end: 0.2, every: 30}"), "grid.steps", "no update falls"),
         (
             ("sparsity: [0, 0.5, 0.75]", "sparsity: [0.75]\n  pattern: ['1:4']"),
             "grid.nonzero_params[1]",
@@ -209,6 +220,15 @@ def test_each_method_has_its_own_window_unless_one_is_chosen() -> None:
     assert not wrong
     windows = {cell.pruning.method: (cell.pruning.start, cell.pruning.end) for cell in found}
     assert windows == {"gmp": (0.25, 0.75), "oneshot": (0.5, 0.5), "static": (0.0, 0.0)}
+    own = SMALL.replace("pruning: {every: 10}\n", "").replace(
+        "[80, 160, 320]", "[800, 1600]\n  method: [gmp, acdc]"
+    )
+    periods = {
+        (cell.steps, pruning.method): pruning.every
+        for cell in cells(load_spec(own))[0]
+        if (pruning := cell.pruning_in_steps()).sparsity
+    }
+    assert periods == {(800, "gmp"): 100, (800, "acdc"): 8, (1600, "gmp"): 100, (1600, "acdc"): 16}
     chosen, _ = cells(load_spec(text.replace("{every: 1}", "{every: 1, start: 0.1, end: 0.5, method: gmp}")))
     assert {(cell.pruning.start, cell.pruning.end) for cell in chosen} == {(0.1, 0.5)}
 

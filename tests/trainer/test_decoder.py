@@ -90,3 +90,10 @@ def test_an_objective_of_another_family_is_refused(program: Make) -> None:
     base = program(family="decoder", steps=4).to_dict()
     with pytest.raises(ProgramError, match="decoder is trained by causal, not by 'span-corruption'"):
         Program.from_dict({**base, "data": {**base["data"], "objective": "span-corruption"}})
+
+
+@pytest.mark.parametrize("change", [{"random_flip": True}, {"crop_padding": 2}])
+def test_what_changes_images_is_refused_for_text(change: dict[str, object], program: Make) -> None:
+    base = program(family="decoder", steps=4).to_dict()
+    with pytest.raises(ProgramError, match="change images: leave them out for text"):
+        Program.from_dict({**base, "data": {**base["data"], **change}})

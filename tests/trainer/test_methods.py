@@ -323,6 +323,8 @@ def test_average_densities_follow_the_masks(program: Make, prepared: Prepared, t
         ({"end": 17}, "never be reached"),
         ({"end": 24}, "the last update must come before step 24"),
         ({"start": 20}, "does not fit into 24 steps"),
+        ({"method": "ste", "every": 20}, "no update falls into that: .* multiples of 20"),
+        ({"method": "rigl", "every": 100}, "take a shorter period"),
         ({"method": "oneshot", "start": 24}, "first update must come before step 24"),
         ({"method": "rigl", "pattern": "1:4"}, "keeps no pattern 1:4"),
         ({"method": "set", "distribution": "global"}, "use distribution uniform or erk"),

@@ -217,6 +217,7 @@ def test_bf16_comes_close_to_float32(program: Make, prepared: Prepared) -> None:
         ({"numerics": Numerics(precision="fp8")}, "use float32, bf16"),
         ({"learning_rate": LearningRate(schedule="step")}, "use rsqrt, cosine or constant"),
         ({"learning_rate": LearningRate(cooldown=24)}, "does not fit into 24"),
+        ({"learning_rate": LearningRate(schedule="constant", cooldown=2)}, "constant has none; leave it out"),
     ],
 )
 def test_what_is_not_there_cannot_be_planned(options: dict[str, Any], said: str, program: Make) -> None:

@@ -20,7 +20,7 @@ from trainer.errors import DataError, ShapeError
 from trainer.families.vit import counted, initial, prunable, shrinks_with_width
 from trainer.metrics import NoSink
 from trainer.models import build
-from trainer.program import DataStream, LearningRate, Program, Pruning
+from trainer.program import DataStream, LearningRate, Numerics, Program, ProgramError, Pruning
 from trainer.segment import train_segment
 from trainer.shapes import shape_for
 
@@ -357,3 +357,5 @@ def test_data_and_model_must_agree(digits: Prepared, prepared: Prepared, tmp_pat
         train(program(digits, 4, {"classes": 5}), 0, 4, digits, tmp_path)
     with pytest.raises(DataError, match="the data are text"):
         train(program(prepared, 4), 0, 4, prepared, tmp_path)
+    with pytest.raises(ProgramError, match="label_smoothing is of a softmax"):
+        dataclasses.replace(program(digits, 4, {"loss": "sigmoid"}), numerics=Numerics(label_smoothing=0.1))

@@ -6,7 +6,7 @@ from trainer.program import Pruning, first_update
 
 
 def fits(pruning: Pruning, steps: int) -> list[str]:
-    """The window lies within the run, with a step after its last update."""
+    """The window lies within the run, with an update in it and a step after its last one."""
     if not 0 <= pruning.start < pruning.end <= steps:
         return [
             f"pruning runs from step {pruning.start} to {pruning.end}, which does not fit into {steps} steps"
@@ -15,6 +15,11 @@ def fits(pruning: Pruning, steps: int) -> list[str]:
         return [f"the update period is {pruning.every}: it must be at least 1"]
     if pruning.end >= steps:
         return [f"pruning ends at step {pruning.end}: the last update must come before step {steps}"]
+    if first_update(pruning) > pruning.end:
+        return [
+            f"pruning runs from step {pruning.start} to {pruning.end}, and no update falls into that: updates come at "
+            f"multiples of {pruning.every}; take a shorter period"
+        ]
     return []
 
 
