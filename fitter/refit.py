@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psycopg
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from fitter.errors import FitError
@@ -90,10 +91,12 @@ class Refitter:
             # A search looks at impossible coefficients too; what comes of them is no news to anyone.
             with np.errstate(all="ignore"):
                 document = fit(rows, form=law.form, **law.objective).document()
-        except FitError as error:
-            # The gate let it pass; the fit says better what is wrong. The next run may mend it.
-            log.warning("sweep %s cannot be fitted: %s", _named(sweep, group), error)
-            self._unfittable[sweep, group] = (look.digest, str(error))
+        except Exception as error:
+            # The gate let it pass; the fit says better what is wrong. The next run may mend it, and no other law waits.
+            foreseen = isinstance(error, FitError)
+            log.warning("sweep %s cannot be fitted: %s", _named(sweep, group), error, exc_info=not foreseen)
+            why = str(error) if foreseen else f"the fit failed: {type(error).__name__}: {error}"
+            self._unfittable[sweep, group] = (look.digest, why)
             return
         with Session(self._engine) as session, session.begin():
             there = session.get_one(Sweep, law.sweep_id, with_for_update=True)
@@ -143,8 +146,8 @@ class Refitter:
                     if last:
                         return
                     due |= {payload for _, payload in listener.wait(0.5)}
-                except (OperationalError, InterfaceError) as error:
-                    log.warning("the ledger does not answer: %s", error.orig)
+                except (DBAPIError, psycopg.OperationalError) as error:
+                    log.warning("the ledger does not answer: %s", getattr(error, "orig", error))
                     if last:
                         return
                     due = None

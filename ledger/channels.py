@@ -9,6 +9,8 @@ import psycopg
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from ledger.engine import CONNECT_SECONDS, KEEPALIVE
+
 #: A run ended. The payload is the name of its sweep.
 RUNS = "lacuna_runs"
 
@@ -52,7 +54,9 @@ class Listener:
 
     def _notifications(self, seconds: float) -> Iterator[tuple[str, str]]:
         if self._connection is None:
-            self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+            self._connection = psycopg.connect(
+                self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, **KEEPALIVE
+            )
             for channel in self._channels:
                 self._connection.execute(f"LISTEN {channel}".encode())
         for notification in self._connection.notifies(timeout=seconds, stop_after=1):

@@ -25,7 +25,7 @@ class Deaths(tune.Callback):  # type: ignore[misc]
         """A trial's worker died or could not be started."""
         # Not its `get_error`: that reads a copy, which is made later.
         file = trial.error_file
-        text = Path(file).read_text() if file and Path(file).exists() else "nothing"
+        text = Path(file).read_text(errors="replace") if file and Path(file).exists() else "nothing"
         told = "\n".join(text.strip().splitlines()[:LINES])
         log.warning("the worker of trial %s is gone: %s", trial.trial_id, told)
         self._lost_trials[trial.trial_id] = told

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ledger import attempts, points
@@ -63,10 +63,10 @@ class Lease:
         try:
             if self._write() is not Verdict.go_on:
                 self._stop_training.set()
-        except DBAPIError as error:
-            log.warning("the ledger did not take a checkpoint yet: %s", error.orig)
         except Fenced:
             self._give_up()
+        except SQLAlchemyError as error:
+            log.warning("the ledger did not take a checkpoint yet: %s", getattr(error, "orig", error))
 
     def end(self, write: Callable[[Session], None], state: AttemptState) -> AttemptState:
         """Store what is left and end the attempt in one transaction; `lost` if it was taken away meanwhile."""
@@ -90,16 +90,17 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            if self._leaving():
-                self._stop_training.set()
             try:
+                if self._leaving():
+                    self._stop_training.set()
                 if self._write() is not Verdict.go_on:
                     self._stop_training.set()
             except Fenced:
                 self._give_up()
                 return
-            except DBAPIError as error:
-                log.warning("no heartbeat: %s", error.orig)
+            except Exception as error:
+                # Whatever it is (no connection to be had, no answer): without this thread the lease ends.
+                log.warning("no heartbeat: %s", getattr(error, "orig", error))
 
     def _give_up(self) -> None:
         self.fenced = True

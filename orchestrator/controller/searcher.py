@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ledger import controllers, segments, sweeps
@@ -133,8 +133,8 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
                 self._over = (
                     not any(self._ready.values()) and segments.demand(session, sweep_ids=served).open == 0
                 )
-        except DBAPIError as error:
-            log.warning("the ledger does not answer: %s", error.orig)
+        except SQLAlchemyError as error:
+            log.warning("the ledger does not answer: %s", getattr(error, "orig", error))
             self._ready = {}
         self._asked_at = now
 

@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,10 @@ USELESS_STARTS = 10
 
 #: Seconds between two looks.
 PERIOD_SECONDS = 1.0
+
+#: Seconds between two looks, by the ledger's clock, from which on something stood still: less than a lease and a
+#: heartbeat.
+LONGEST_GAP = 10.0
 
 #: Seconds within which a wish to stop is passed on.
 REACTION_SECONDS = 0.1
@@ -61,7 +67,10 @@ class Supervisor:
         self._stopping = stopping
         self._each_second = each_second
         self._told_to_stop = False
-        self._answering_since: float | None = time.monotonic()
+        self._looked_at: datetime | None = None
+        self._steady_since: datetime
+        """Since when, by the ledger's clock, one look followed the other."""
+        self._complaint = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self.searcher: LedgerSearcher | None = None
@@ -83,21 +92,34 @@ class Supervisor:
             if time.monotonic() - looked_at < PERIOD_SECONDS and not news:
                 continue
             looked_at, stopping = time.monotonic(), self._stopping.is_set()
-            try:
-                self._look()
-            except DBAPIError as error:
-                self._answering_since = None
-                log.warning("the ledger does not answer: %s", error.orig)
+            if self._done(self._look):
+                for callback in self._each_second:
+                    self._done(partial(self._call, callback))
+
+    def _done(self, action: Callable[[], None]) -> bool:
+        """Do it; whether it was done. Whatever it raises, this thread lives on: without it nothing would be given up,
+        and nothing stopped."""
+        try:
+            action()
+        except (DBAPIError, LedgerError) as error:
+            log.warning("the ledger does not answer: %s", getattr(error, "orig", error))
+            if isinstance(error, DBAPIError):
                 revive(self._settings)
-            except LedgerError as error:
-                self._answering_since = None
-                log.warning("%s", error)
+        except Exception as error:
+            complaint = f"{type(error).__name__}: {error}"
+            if complaint != self._complaint:  # not every second anew
+                log.exception("the controller goes on, although this went wrong")
+            self._complaint = complaint
+        else:
+            return True
+        return False
+
+    def _call(self, callback: Callable[[Session], None]) -> None:
+        with Session(self._engine) as session, session.begin():
+            callback(session)
 
     def _look(self) -> None:
         self._keep_leading()
-        now = time.monotonic()
-        if self._answering_since is None:
-            self._answering_since = now
         stopping = self._stopping.is_set()
         if self.searcher is not None and self.searcher.lost_trials:
             replay(self._engine, self._journals)
@@ -105,13 +127,23 @@ class Supervisor:
             if stopping and not self._told_to_stop:
                 controllers.stop(session, self._controller)
             self._free_lost_trials(session)
-            # After an outage every heartbeat is old: the living get time to prolong their leases first.
-            if now - self._answering_since > attempts.LEASE_SECONDS and attempts.expire(session):
+            if self._heartbeats_count(session) and attempts.expire(session):
                 self._wake()
         self._told_to_stop = stopping
-        for callback in self._each_second:
-            with Session(self._engine) as session, session.begin():
-                callback(session)
+
+    def _heartbeats_count(self, session: Session) -> bool:
+        """Whether an old heartbeat means that its worker is gone.
+
+        After an outage every heartbeat is old: the living get time to prolong their leases first. So it is where the
+        ledger, this process or the whole machine stood still (a laptop that was closed), which nobody is told of, and
+        where the ledger's clock was set.
+        """
+        now: datetime = session.execute(text("SELECT now()")).scalar_one()
+        gap = None if self._looked_at is None else (now - self._looked_at).total_seconds()
+        self._looked_at = now
+        if gap is None or not 0 <= gap <= LONGEST_GAP:
+            self._steady_since = now
+        return (now - self._steady_since).total_seconds() > attempts.LEASE_SECONDS
 
     def _keep_leading(self) -> None:
         try:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -119,15 +119,12 @@ class Worker:
         self._candidates: collections.deque[str] = collections.deque()
         self._candidates_until = 0.0
         self._log_lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
-        handler = _Tail(self._log_lines)
-        logging.getLogger("trainer").addHandler(handler)
-        logging.getLogger("orchestrator").addHandler(handler)
 
     def work(self, segment_key: str | None) -> list[Ended]:
         """Carry out that segment, or, where it is not to be had, the most urgent one, and in one pack with it whatever
         else it pays to train so. Empty: nothing is ready.
         """
-        with leaving.busy(self._assignment.home):
+        with leaving.busy(self._assignment.home), _tail(self._log_lines):
             claim = self._claim(segment_key)
             if claim is None:
                 return []
@@ -312,6 +309,20 @@ class Worker:
 def _drain(queue: collections.deque[str]) -> Iterator[str]:
     while queue:
         yield queue.popleft()
+
+
+@contextmanager
+def _tail(lines: collections.deque[str]) -> Iterator[None]:
+    """Inside, what trainer and orchestrator log is kept there, too."""
+    handler = _Tail(lines)
+    loggers = [logging.getLogger(name) for name in ("trainer", "orchestrator")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 class _Tail(logging.Handler):

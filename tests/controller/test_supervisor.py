@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -48,6 +49,64 @@ def test_each_death_is_taken_for_what_ray_says_that_it_is(settings: Settings, en
         assert [attempt.kind for attempt in ended] == [AttemptEnd.memory, AttemptEnd.preempted]
         assert "running low on memory" in str(ended[0].reason)
         assert "actor died unexpectedly" in str(ended[1].reason)
+
+
+def test_where_the_ledger_stood_still_the_living_prolong_their_leases_first(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told of it: a laptop that was closed, a server that was stopped. All heartbeats are old then."""
+    monkeypatch.setattr(attempts, "LEASE_SECONDS", 2.0)
+    with Session(engine) as session:
+        plant(session, segments=[segment("one", None, 0, 10)], runs=[run("one")])
+        controllers.register(session, "c")
+        assert attempts.claim(session, "one", "c", "host:1/one") is not None
+        session.commit()
+    leadership = controllers.Leadership(engine)
+    assert leadership.try_acquire()
+    watching = Supervisor(engine, settings, leadership, "c", threading.Event(), journals=settings.home)
+    running = "SELECT 1 FROM attempts WHERE state = 'running'"
+
+    def an_hour_goes_by() -> None:
+        """As the ledger's clock has it: what was written before is an hour older."""
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE attempts SET heartbeat_at = heartbeat_at - interval '1 hour'"))
+        watching._looked_at = watching._looked_at and watching._looked_at - timedelta(hours=1)
+        watching._steady_since -= timedelta(hours=1)
+
+    watching._look()
+    an_hour_goes_by()
+    watching._look()
+    assert rows(engine, running)
+    # Who says nothing from then on, is gone.
+    until(lambda: watching._look() or not rows(engine, running))
+    leadership.release()
+
+
+def test_it_watches_on_whatever_its_callers_raise(
+    settings: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A terminal that is gone must not keep anyone from stopping, nor dead workers' segments from being free."""
+    with Session(engine) as session:
+        controllers.register(session, "c")
+        session.commit()
+    leadership = controllers.Leadership(engine)
+    assert leadership.try_acquire()
+    stopping = threading.Event()
+    called: list[None] = []
+
+    def report(session: Session) -> None:
+        called.append(None)
+        raise BrokenPipeError("nobody reads")
+
+    told = "SELECT 1 FROM controllers WHERE stopping"
+    with Supervisor(
+        engine, settings, leadership, "c", stopping, journals=settings.home, each_second=[report]
+    ):
+        until(lambda: called)
+        stopping.set()
+        until(lambda: rows(engine, told) and len(called) > 1)
+    leadership.release()
+    assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
 def test_workers_that_only_die_are_not_started_for_ever_and_hold_up_no_other_place(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from fitter import refit
 from fitter.refit import Refitter
 from ledger import fits, sweeps
 from ledger.errors import LedgerError
@@ -83,6 +85,40 @@ def test_two_loops_at_once_store_one_version(session: Session, engine: Engine) -
     for thread in threads:
         thread.join()
     assert rows(engine, "SELECT version FROM fits") == [(1,)]
+
+
+def test_a_fit_that_fails_as_nobody_foresaw_is_told_and_no_other_waits(
+    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("odd", "plain"):
+        finish_all(engine, plant_grid(session, name))
+    fitted = refit.fit
+
+    def fit(table: Any, **how: Any) -> Any:
+        monkeypatch.setattr(refit, "fit", fitted)  # the first to be asked for only: the newest sweep's
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr(refit, "fit", fit)
+    refitter = Refitter(engine)
+    refitter.refit_all()
+    assert refitter.status("plain").missing == ["the fit failed: ZeroDivisionError: by chance"]
+    assert refitter.status("odd").current
+
+
+def test_the_loop_outlives_the_end_of_its_connections(session: Session, engine: Engine) -> None:
+    cells = plant_grid(session, "grid")
+    stopping = threading.Event()
+    loop = threading.Thread(target=Refitter(engine).run, args=[stopping])
+    loop.start()
+    listening = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    [(first,)] = until(lambda: rows(engine, listening))
+    rows(engine, "SELECT pg_terminate_backend(:pid)", pid=first)
+    until(lambda: [pid for (pid,) in rows(engine, listening) if pid != first])
+    finish_all(engine, cells)
+    until(lambda: rows(engine, "SELECT 1 FROM fits"))
+    stopping.set()
+    loop.join(60)
+    assert not loop.is_alive()
 
 
 def test_the_loop_fits_as_runs_complete_and_once_more_at_its_end(session: Session, engine: Engine) -> None:
