@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,14 @@ from orchestrator.tracking.lacking import RUN_BEHIND, behind
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+#: MLflow's codes for what it refuses, and would again: the others say that it is not well itself.
+REFUSALS = frozenset(
+    [
+        *("INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST", "PERMISSION_DENIED"),
+        *("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
+    ]
+)
+
 #: Points that MLflow takes in one call.
 BATCH = 1000
 
@@ -70,10 +78,75 @@ class Mirror:
         """Bring MLflow up to date; how many points, ended runs and fits were written.
 
         Raises what MLflow's client raises when the store does not answer; what was written until then stays noted.
+        What MLflow refuses of one sweep is raised when the others are up to date.
         """
+        from mlflow.exceptions import MlflowException
+
         with Session(self._engine) as session:
             sweep_ids = behind(session)
-        return sum(self._sync_sweep(sweep_id) for sweep_id in sweep_ids)
+        written, refused = 0, None
+        for sweep_id in sweep_ids:
+            try:
+                written += self._sync_or_restore(sweep_id)
+            except MlflowException as error:
+                if error.error_code not in REFUSALS:
+                    raise
+                log.warning("MLflow refuses what it is told of sweep %s: %s", sweep_id, str(error)[:500])
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        return written
+
+    def _sync_or_restore(self, sweep_id: int) -> int:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._sync_sweep(sweep_id)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS or not self._restored(sweep_id):
+                raise
+        return self._sync_sweep(sweep_id)
+
+    def _restored(self, sweep_id: int) -> bool:
+        """Bring back what somebody deleted in MLflow of a sweep that goes on, or have it made anew where it is gone for
+        good; whether there was such."""
+        with Session(self._engine) as session:
+            sweep = session.get_one(Sweep, sweep_id)
+            if sweep.tracking_id is None:
+                return False
+            experiment = self._stage(self._client.get_experiment, sweep.tracking_id)
+            if experiment == "deleted":
+                self._client.restore_experiment(str(sweep.tracking_id))
+            if experiment is None:
+                sweep.tracking_id = None
+            restored = experiment != "active"
+            for kind in (RUN_TAG, FIT_TAG, LAW_TAG):
+                self._known.pop((sweep_id, kind), None)
+            for run in session.scalars(
+                select(Run).where(Run.sweep_id == sweep_id, Run.tracking_id.is_not(None))
+            ):
+                stage = self._stage(self._client.get_run, run.tracking_id)
+                if stage == "deleted":
+                    self._client.restore_run(str(run.tracking_id))
+                if stage is None:
+                    run.tracking_id, run.tracked_step, run.tracked_final = None, -1, False
+                restored |= stage != "active"
+            session.commit()
+        if restored:
+            log.warning("sweep %s: what was deleted in MLflow is brought back", sweep_id)
+        return restored
+
+    def _stage(self, get: Callable[[str], Any], tracking_id: str | None) -> str | None:
+        """MLflow's `lifecycle_stage` of an experiment or a run; None: it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = get(str(tracking_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return str(getattr(found, "info", found).lifecycle_stage)
 
     def _sync_sweep(self, sweep_id: int) -> int:
         written = 0

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -36,6 +37,9 @@ PERIOD_SECONDS = 3.0
 #: Longest pause, in seconds, between two attempts to reach an MLflow that does not answer.
 LONGEST_PAUSE = 60.0
 
+#: Seconds after which a mirror that died is replaced.
+AGAIN_SECONDS = 10.0
+
 #: Seconds that a controller waits at its end for a mirror that has much to write.
 FAREWELL_SECONDS = 120.0
 
@@ -47,69 +51,107 @@ log = logging.getLogger("orchestrator.tracking")
 
 @contextmanager
 def mirroring(settings: Settings, on_trouble: Callable[[str | None], None]) -> Iterator[None]:
-    """MLflow follows the ledger while the block runs, and is up to date after it, if it can be reached.
+    """MLflow follows the ledger while the block runs, and is up to date after it, if it can be reached. A mirror that
+    dies before its time is replaced.
 
-    `on_trouble` is called with one line when MLflow does not answer, and None when it does again, from another thread;
-    at the end also where the mirror had to be stopped before it was done.
+    `on_trouble` is called with one line when MLflow does not answer or the mirror died, and None when all is well, from
+    another thread; at the end also where the mirror had to be stopped before it was done.
     """
-    environment = {
-        **os.environ,
-        **store.CLIENT_ENVIRONMENT,
-        "MPLCONFIGDIR": str(
-            settings.home / "cache" / "matplotlib"
-        ),  # its font cache, else in the user's home
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    hearing, telling = os.pipe()
-    given = {
-        "home": str(settings.home),
-        "database_url": ledger_url(settings),
-        "embedded": settings.database_url is None,
-        "tracking_uri": settings.tracking_uri,
-        "telling": telling,
-    }
-    settings.logs.mkdir(parents=True, exist_ok=True)
-    with open(settings.logs / "mirror.log", "ab") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.tracking.process"],
-            stdin=subprocess.PIPE,
-            stdout=errors,
-            stderr=errors,
-            pass_fds=[telling],
-            env=environment,
-            text=True,
-            # Ctrl-C is for the controller, which then ends our input.
-            start_new_session=True,
-        )
-    os.close(telling)
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(given) + "\n")
-    process.stdin.flush()
-    troubles = os.fdopen(hearing)
-
-    def listen() -> None:
-        for line in troubles:
-            on_trouble(json.loads(line)["trouble"])
-
-    listener = threading.Thread(target=listen, name="mirror", daemon=True)
-    listener.start()
+    keeper = _Keeper(settings, on_trouble)
     try:
         yield
     finally:
-        process.stdin.close()
+        keeper.end()
+
+
+class _Keeper:
+    """Keeps a mirror's process alive, and listens to it, in a thread."""
+
+    def __init__(self, settings: Settings, on_trouble: Callable[[str | None], None]) -> None:
+        self._settings = settings
+        self._on_trouble = on_trouble
+        self._url = ledger_url(settings)
+        self._ending = threading.Event()
+        self._changing = threading.Lock()
+        self._process, self._troubles = self._start()
+        self._thread = threading.Thread(target=self._listen, name="mirror", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let the process bring MLflow up to date once more, and wait for it."""
+        with self._changing:
+            self._ending.set()
         late = False
+        with suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
         try:
-            process.wait(FAREWELL_SECONDS)
+            self._process.wait(FAREWELL_SECONDS)
         except subprocess.TimeoutExpired:
             late = True
-            process.terminate()
-            process.wait()
-        listener.join()
-        troubles.close()
+            self._process.terminate()
+            self._process.wait()
+        self._thread.join()
         if late:
-            on_trouble(
+            self._on_trouble(
                 f"MLflow was not up to date after {FAREWELL_SECONDS:.0f} s; the next mirror goes on from there"
             )
+
+    def _listen(self) -> None:
+        while True:
+            with self._troubles:
+                for line in self._troubles:
+                    self._on_trouble(json.loads(line)["trouble"])
+            code = self._process.wait()
+            if self._ending.is_set() and code in (0, -signal.SIGTERM):
+                return
+            self._on_trouble(
+                f"the mirror that brings MLflow up to date died ({code}); the next one goes on from there "
+                f"(log: {self._settings.logs / 'mirror.log'})"
+            )
+            self._ending.wait(AGAIN_SECONDS)
+            with self._changing:
+                if self._ending.is_set():
+                    return
+                self._process, self._troubles = self._start()
+
+    def _start(self) -> tuple[subprocess.Popen[str], TextIO]:
+        """The process, and what it tells."""
+        settings = self._settings
+        environment = {
+            **os.environ,
+            **store.CLIENT_ENVIRONMENT,
+            "MPLCONFIGDIR": str(
+                settings.home / "cache" / "matplotlib"
+            ),  # its font cache, else in the user's home
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        hearing, telling = os.pipe()
+        given = {
+            "home": str(settings.home),
+            "database_url": self._url,
+            "tracking_uri": settings.tracking_uri,
+            "telling": telling,
+        }
+        settings.logs.mkdir(parents=True, exist_ok=True)
+        with open(settings.logs / "mirror.log", "ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.tracking.process"],
+                stdin=subprocess.PIPE,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=[telling],
+                env=environment,
+                text=True,
+                # Ctrl-C is for the controller, which then ends our input.
+                start_new_session=True,
+            )
+        os.close(telling)
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # dead already: it is replaced
+            process.stdin.write(json.dumps(given) + "\n")
+            process.stdin.flush()
+        return process, os.fdopen(hearing)
 
 
 def catch_up(settings: Settings, engine: Engine) -> str | None:
@@ -146,8 +188,8 @@ def _await_end(ending: threading.Event) -> None:
 
 
 def _follow(settings: Settings, ending: threading.Event, telling: TextIO) -> None:
-    """Sync until the end, and once more after it. Troubles are told once each, and when they are over."""
-    told: str | None = None
+    """Sync until the end, and once more after it. Troubles are told once each, and that there is none."""
+    told: str | None = ""
     pause = PERIOD_SECONDS
     engine: Engine | None = None
     holder: Connection | None = None
@@ -157,9 +199,11 @@ def _follow(settings: Settings, ending: threading.Event, telling: TextIO) -> Non
         try:
             if engine is None:
                 engine = connect_ledger(settings.database_url or "", pool_size=2)
+            if holder is None:
                 holder = _only_mirror(engine, ending)
                 if holder is None:
                     return
+            holder.scalar(text("SELECT true"))  # with its connection the lock would be gone
             if mirror is None:
                 from orchestrator.tracking.mlflow_mirror import Mirror
 
@@ -178,6 +222,10 @@ def _follow(settings: Settings, ending: threading.Event, telling: TextIO) -> Non
             trouble, mirror = str(error), None
         except DBAPIError as error:
             trouble, mirror = f"a database does not answer: {str(error.orig).splitlines()[0]}", None
+            if holder is not None:
+                holder.invalidate()
+                holder.close()
+                holder = None
         except Exception as error:
             # Whatever MLflow raises for a store that went away; the next round makes a new client.
             log.exception("MLflow")

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from sqlalchemy import URL, Engine, select, update
 from sqlalchemy.orm import Session
 
@@ -27,10 +29,11 @@ from fitter.refit import Refitter
 from ledger import attempts, points
 from ledger.models import Run, Sweep
 from ledger.settings import Settings
-from orchestrator.tracking import store
+from orchestrator.tracking import process, store
 from orchestrator.tracking.errors import TrackingError
 from orchestrator.tracking.mlflow_mirror import Mirror, batches
 from orchestrator.tracking.process import mirroring
+from tests.controller.watching import until
 from tests.ledger.forests import plant, run, segment
 from tests.tracking.sweep_with_law import finish, finish_all, plant_grid
 
@@ -125,6 +128,60 @@ def test_a_mirror_that_was_killed_makes_nothing_twice(
     shown = found(client, "twice")
     assert list(shown) == ["X"]
     assert len(client.get_metric_history(shown["X"].info.run_id, "loss")) == 2
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_what_was_deleted_in_mlflow_of_a_sweep_that_goes_on_comes_back_and_no_other_sweep_waits(
+    what: str, session: Session, engine: Engine, mirror: Mirror, client: MlflowClient
+) -> None:
+    gone, other = f"gone {what}", f"beside {what}"
+    plant(session, gone, [segment("u", None, 0, 50), segment("v", "u", 50, 100)], [run("u", "v", name="V")])
+    plant(session, other, [segment("w", None, 0, 100)], [run("w", name="W")])
+    finish(engine, "u")
+    mirror.sync()
+    shown = found(client, gone)["V"]
+    if what == "run":
+        client.delete_run(shown.info.run_id)
+    else:
+        client.delete_experiment(shown.info.experiment_id)
+    finish(engine, "v")
+    finish(engine, "w")
+    mirror.sync()
+    assert found(client, other)["W"].info.status == "FINISHED"
+    assert found(client, gone)["V"].info.status == "FINISHED"
+    history = client.get_metric_history(shown.info.run_id, "loss")
+    assert [point.step for point in history] == [10, 50, 60, 100]
+
+
+def test_what_mlflow_refuses_of_one_sweep_holds_up_no_other(
+    session: Session, engine: Engine, mirror: Mirror, client: MlflowClient
+) -> None:
+    plant(session, "refused", [segment("r", None, 0, 100)], [run("r", name="R", family="x" * 10_000)])
+    plant(session, "taken", [segment("s", None, 0, 100)], [run("s", name="S")])
+    finish(engine, "r")
+    finish(engine, "s")
+    with pytest.raises(MlflowException, match="too long"):
+        mirror.sync()
+    assert found(client, "taken")["S"].info.status == "FINISHED"
+
+
+def test_a_mirror_that_dies_is_replaced(
+    settings: Settings, session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "AGAIN_SECONDS", 0.1)
+    heard: list[str | None] = []
+    with mirroring(settings, heard.append):
+        until(lambda: heard)  # that all is well
+        for child in psutil.Process().children():
+            if "orchestrator.tracking.process" in child.cmdline():
+                child.kill()
+        until(lambda: len(heard) == 3)
+        plant(session, "orphan", [segment("o", None, 0, 100)], [run("o", name="O")])
+        finish(engine, "o")
+    assert heard[0] is None
+    assert "died (-9)" in str(heard[1])
+    assert heard[2] is None
+    assert session.scalar(select(Run.tracked_final)) is True
 
 
 def test_failed_and_diverged_runs_say_why(session: Session, mirror: Mirror, client: MlflowClient) -> None:
