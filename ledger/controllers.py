@@ -83,6 +83,30 @@ class Leadership:
             self._connection, self._wished = None, False
 
 
+def sign_of_life(session: Session) -> tuple[int, datetime] | None:
+    """The server's process for the connection that holds the leader's lock, and when the leader last asked it
+    something, which it does again and again (`Leadership.still_held`). None: nobody leads."""
+    row = session.execute(
+        text("""
+            SELECT pid, state_change FROM pg_locks JOIN pg_stat_activity USING (pid)
+            WHERE locktype = 'advisory' AND granted AND database = datid AND datname = current_database()
+                AND ((classid::bigint << 32) | objid::bigint) = :key
+        """),
+        {"key": LEADER_LOCK},
+    ).one_or_none()
+    return None if row is None else (row.pid, row.state_change)
+
+
+def depose(session: Session, sign: tuple[int, datetime]) -> None:
+    """End the connection of a leader that gave no other sign of life than this one: others can lead then."""
+    session.execute(
+        text(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND state_change = :since"
+        ),
+        {"pid": sign[0], "since": sign[1]},
+    )
+
+
 def served(session: Session, sweep_ids: Sequence[int] | None) -> tuple[int, ...] | None:
     """The sweeps that a leader serves which was started for `sweep_ids`: these, and those that other processes wish
     for. None stays None: all."""

@@ -18,9 +18,10 @@ from typing import Any
 import psutil
 
 from ledger.settings import Settings
+from orchestrator.controller.own_folder import own_folder
 
-#: Ray puts Unix sockets some 60 characters below its directory; the whole may have 107.
-LONGEST_DIRECTORY = 42
+#: Ray puts Unix sockets some 60 characters below its directory, which is one below this; the whole may have 107.
+LONGEST_DIRECTORY = 40
 
 #: Bytes for Ray's object store, the least it takes: segments go through files, not through Ray.
 OBJECT_STORE = 80 * 1024 * 1024
@@ -82,23 +83,23 @@ def ray_cluster(
             with _signals_kept():
                 ray.shutdown()
         return
-    directory = ray_directory(settings)
-    _start(
-        directory,
-        num_cpus=cores,
-        resources=dict(resources or {}),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",  # whoever reaches its ports can run code
-    )
-    try:
-        yield
-    finally:
-        with _signals_kept():
-            ray.shutdown()
-        shutil.rmtree(directory, ignore_errors=True)
+    # A controller that was overtaken may still be ending its own.
+    with own_folder(ray_directory(settings)) as directory:
+        _start(
+            directory,
+            num_cpus=cores,
+            resources=dict(resources or {}),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",  # whoever reaches its ports can run code
+        )
+        try:
+            yield
+        finally:
+            with _signals_kept():
+                ray.shutdown()
 
 
 def _start(directory: Path, **options: Any) -> None:
@@ -109,7 +110,6 @@ def _start(directory: Path, **options: Any) -> None:
     import ray
 
     for attempt in range(1, STARTS + 1):
-        # An earlier controller of this home was killed, or this one would not lead: nobody uses what is there.
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True, mode=0o700)
         before = set(psutil.Process().children(recursive=True))
@@ -162,7 +162,7 @@ def private_token() -> None:
 
 
 def ray_directory(settings: Settings) -> Path:
-    """Where a private Ray keeps its session: below the home, or a short path of its own where that is too long."""
+    """Where private Rays keep their sessions: below the home, or a short path of its own where that is too long."""
     directory = settings.home / "ray"
     if len(os.fsencode(directory)) <= LONGEST_DIRECTORY:
         return directory

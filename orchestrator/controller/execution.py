@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 
 from sqlalchemy import Engine
@@ -11,6 +10,7 @@ from sqlalchemy import Engine
 from ledger.settings import Settings
 from orchestrator.controller.cluster import ray_cluster
 from orchestrator.controller.orders import Assignment
+from orchestrator.controller.own_folder import own_folder
 from orchestrator.controller.placing import Placing
 from orchestrator.controller.supervisor import Supervisor
 
@@ -30,7 +30,7 @@ def carry_out(
     Tune schedules and watches; what is done, failed or to be tried again is the ledger's business: a trial that fails
     is not retried by Tune, and its snapshots are thrown away.
     """
-    with ray_cluster(settings, cores, placing.markers()):
+    with ray_cluster(settings, cores, placing.markers()), own_folder(settings.home / "tune") as storage:
         # Seconds to import: only where there is something to carry out.
         from ray import tune
 
@@ -42,8 +42,6 @@ def carry_out(
         supervisor.searcher = searcher
         # The searcher keeps to what each pool has room for.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
-        storage = settings.home / "tune"
-        shutil.rmtree(storage, ignore_errors=True)  # a killed controller's
         trainable = tune.with_resources(
             tune.with_parameters(SegmentTrainable, assignment=assignment), placing.request
         )
@@ -65,4 +63,3 @@ def carry_out(
             tuner.fit()
         finally:
             supervisor.searcher = None
-            shutil.rmtree(storage, ignore_errors=True)

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import FrameType
 
 from sqlalchemy import Engine
@@ -37,6 +38,13 @@ from orchestrator.tracking.process import mirroring
 
 #: Seconds between two attempts to become the leader.
 WAIT_SECONDS = 1.0
+
+#: Looks at a leader in a row, WAIT_SECONDS apart, at which it gave no sign of life: its process was stopped, or hangs,
+#: and holds the lock. Looks, not seconds: who looks may have been stopped with it.
+SILENT_LOOKS = 60
+
+#: Seconds after which what ended by an error is begun anew.
+AFTER_ERROR_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -256,9 +264,20 @@ def _lead(job: _Job) -> None:
 
 @contextmanager
 def _beside(name: str, loop: Callable[[threading.Event], None]) -> Iterator[None]:
-    """A loop in a thread of that name while the block runs; then it is told to stop, and waited for."""
+    """A loop in a thread of that name while the block runs; then it is told to stop, and waited for. It goes by what
+    the ledger says: should it end by an error, it is begun anew."""
     over = threading.Event()
-    thread = threading.Thread(target=loop, args=[over], name=name, daemon=True)
+
+    def go_on() -> None:
+        while True:
+            try:
+                return loop(over)
+            except Exception:
+                log.exception("%s: an error that nobody foresaw", name)
+            if over.wait(AFTER_ERROR_SECONDS):
+                return
+
+    thread = threading.Thread(target=go_on, name=name, daemon=True)
     thread.start()
     try:
         yield
@@ -271,15 +290,22 @@ def _follow(job: _Job, on_following: Callable[[controllers.Leader], None] | None
     """Watch whoever leads until it is gone: then this one leads, and True is returned. False: all that was asked for
     is over, or this one was told to stop."""
     following: str | None = None
+    sign, silent = None, 0
     while not job.patiently(job.leadership.try_acquire):
 
-        def look() -> tuple[controllers.Leader | None, bool]:
+        def look() -> tuple[controllers.Leader | None, tuple[int, datetime] | None, bool]:
             job.leadership.wish(job.sweep_ids or ())
             with Session(job.engine) as session:
                 job.report(session)
-                return controllers.leader(session), job.over(session)
+                return controllers.leader(session), controllers.sign_of_life(session), job.over(session)
 
-        leader, over = job.patiently(look)
+        leader, newest, over = job.patiently(look)
+        sign, silent = newest, silent + 1 if newest == sign else 0
+        if sign is not None and silent >= SILENT_LOOKS:
+            log.warning("the leader gives no sign of life: deposed")
+            with Session(job.engine) as session, session.begin():
+                controllers.depose(session, sign)
+            silent = 0
         if over:
             return False
         if leader is not None and leader.alive and leader.id != following:
