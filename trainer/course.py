@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -27,6 +28,14 @@ _LOST = 4.0
 
 #: States within a segment that are kept while newer ones are written: should the last be damaged, one more is there.
 _KEPT = 2
+
+
+#: Seconds for which the state at a segment's end is tried to be written, and those before the second try; each further
+#: one waits twice as long.
+PATIENCE_SECONDS = 600.0
+FIRST_PAUSE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def never() -> bool:
@@ -142,10 +151,15 @@ class Course:
         self._check(run.step, loss)
 
     def between(self) -> None:
-        """What is due before the next step: a checkpoint."""
+        """What is due before the next step: a checkpoint. Where it cannot be written, training goes on: the next one
+        may be, and a kill before that would cost a little more."""
         every = self.order.checkpoint_every
         if every and self.run.step % every == 0:
-            self._publish()
+            try:
+                self._publish()
+            except OSError as error:
+                log.warning("no checkpoint at step %d, going on: %s", self.run.step, error)
+                return
             if self._ranks.speaks:
                 for url in self._published[:-_KEPT]:
                     storage.discard(url)
@@ -154,28 +168,48 @@ class Course:
     def finish(self, loss: float, members: int) -> SegmentResult:
         """Publish the state at the end. loss: the validation loss there. members: of the pack that it was trained in.
 
-        Raises TrainerError where the target sparsity was missed.
+        Raises TrainerError where the target sparsity was missed, OSError where the state could not be written for
+        PATIENCE_SECONDS.
         """
-        url, steps = self._publish(), self.run.step - self._begin
+        url, steps = self._publish(PATIENCE_SECONDS), self.run.step - self._begin
         return _result(self.run, self.order.start, loss, url, self._seconds, steps, members)
 
     def _check(self, step: int, loss: float) -> None:
         if not loss <= _LOST * self.run.guessing:
             raise Diverged(step, loss)
 
-    def _publish(self) -> str:
+    def _publish(self, patience: float = 0.0) -> str:
+        """Write the state where it stands, and tell of it; for so many seconds again where it cannot be written."""
         self._losses.read()  # what a lost run left behind is no state to go on from
         url = checkpoint.url_of(self.order.output, self.run.step)
         state, program = self._state(), self.order.program
         if self.run.step == program.steps and (missed := self.run.pruner.missed()):
             raise TrainerError(f"the target sparsity was missed: {'; '.join(missed)}")
-        if self._ranks.speaks:
-            checkpoint.save(url, program, state)
-            if self.order.on_checkpoint is not None:
-                self.order.on_checkpoint(url, self.run.step)
+        failed = self._save(url, state, patience) if self._ranks.speaks else None
         self._ranks.any(False)  # nobody goes on before it is there
+        if failed is not None:
+            raise failed
         self._published.append(url)
         return url
+
+    def _save(self, url: str, state: checkpoint.State, patience: float) -> OSError | None:
+        """Write the state and tell of it; what the storage said, where it could not be written. A full disk is emptied,
+        a share comes back: what was trained is not given up for that at once."""
+        deadline, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                checkpoint.save(url, self.order.program, state)
+            except OSError as error:
+                if time.monotonic() + pause > deadline or self.order.should_stop():
+                    return error
+                log.warning("%s cannot be written, trying again in %g s: %s", url, pause, error)
+                time.sleep(pause)
+                pause = min(60.0, 2 * pause)
+            else:
+                break
+        if self.order.on_checkpoint is not None:
+            self.order.on_checkpoint(url, self.run.step)
+        return None
 
     def _state(self) -> checkpoint.State:
         """The run's state. Raises RanksDiffer where it is another one in another process."""

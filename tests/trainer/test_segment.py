@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import Recorder, checksums, shared_prefix
-from trainer import checkpoint
+from trainer import checkpoint, course
 from trainer.data import Prepared
 from trainer.errors import CheckpointError, DataError, Diverged, Stopped
 from trainer.metrics import NoSink
@@ -67,6 +68,41 @@ def test_however_a_run_is_cut_the_state_is_the_same(
         parent, begin = result.checkpoint, end
     assert result.loss == alone.loss
     assert checksums(result.checkpoint) == checksums(alone.checkpoint)
+
+
+def test_a_storage_that_takes_nothing_for_a_while_costs_nothing(
+    pruned: Program, alone: SegmentResult, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "FIRST_PAUSE_SECONDS", 0.01)
+    folder, refused = tmp_path / "mount", []
+    folder.write_text("a file where the folder should be")
+
+    class Watching(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            refused.append(record.getMessage())
+            if "trying again" in record.getMessage() and folder.is_file():
+                folder.unlink()  # there is room again
+
+    watching = Watching()
+    course.log.addHandler(watching)
+    try:
+        result = train(pruned, 0, 24, prepared, folder / "out", checkpoint_every=10)
+    finally:
+        course.log.removeHandler(watching)
+    assert [line.partition(":")[0] for line in refused][:2] == [
+        "no checkpoint at step 10, going on",
+        "no checkpoint at step 20, going on",
+    ]
+    assert checksums(result.checkpoint) == checksums(alone.checkpoint)
+
+
+def test_a_storage_that_takes_nothing_is_told_in_the_end(
+    pruned: Program, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "PATIENCE_SECONDS", 0.0)
+    (tmp_path / "mount").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="mount"):
+        train(pruned, 0, 24, prepared, tmp_path / "mount" / "out")
 
 
 def test_a_branch_from_a_dense_trunk_equals_the_run_alone(
