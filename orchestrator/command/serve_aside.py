@@ -10,7 +10,7 @@ import click
 
 from ledger.settings import Settings
 from orchestrator.command.processes import alive, end, end_group
-from orchestrator.command.serve_record import Record, is_running, show
+from orchestrator.command.serve_record import Record, answers, is_running, show
 
 READY_SECONDS = 90
 """Seconds in which a service must answer: the first start creates the embedded Postgres."""
@@ -73,23 +73,17 @@ def _wait_for_record(settings: Settings, child: subprocess.Popen[bytes] | None) 
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         record = Record.read(settings.home / "serve.json")
-        if record is not None and (child is None or record.pid == child.pid) and _answers(record.url):
+        if (
+            record is not None
+            and (child is None or record.pid == child.pid)
+            and answers(f"{record.url}/readyz")
+        ):
             return record
         if child is not None and child.poll() is not None:
             # Another service may have come first: then that one answers.
             return Record.read(settings.home / "serve.json") if is_running(settings) else None
         time.sleep(0.1)
     return None
-
-
-def _answers(url: str) -> bool:
-    import httpx
-
-    address = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    try:
-        return httpx.get(f"{address}/readyz", timeout=2, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def revive(settings: Settings) -> None:

@@ -46,10 +46,24 @@ class Record:
 
 
 def show(record: Record) -> None:
-    """The three addresses."""
+    """The three addresses; MLflow takes some seconds longer to start than the service."""
+    mlflow = record.mlflow_url or "not running"
+    if record.mlflow_pid is not None and not answers(f"{record.mlflow_url}/health"):
+        mlflow += "  (starting)"
     click.echo(f"page    {record.url}/")
-    click.echo(f"MLflow  {record.mlflow_url or 'not running'}")
+    click.echo(f"MLflow  {mlflow}")
     click.echo(f"REST    {record.url}/v1  (try it out: {record.url}/docs)")
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of that URL, of a server on this machine, is answered with 200."""
+    import httpx
+
+    address = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    try:
+        return httpx.get(address, timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @contextmanager

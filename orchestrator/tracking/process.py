@@ -34,7 +34,11 @@ from orchestrator.tracking.errors import TrackingError
 #: Seconds between two looks at the ledger.
 PERIOD_SECONDS = 3.0
 
-#: Longest pause, in seconds, between two attempts to reach an MLflow that does not answer.
+#: Share of a core that the mirror may take while sweeps run: on a machine that trains on all its cores, plots of a law
+#: that a newer one replaces within seconds cost steps.
+DUTY = 0.1
+
+#: Longest pause, in seconds, between two looks, or two attempts to reach an MLflow that does not answer.
 LONGEST_PAUSE = 60.0
 
 #: Seconds after which a mirror that died is replaced.
@@ -169,7 +173,7 @@ def catch_up(settings: Settings, engine: Engine) -> str | None:
 
 def main() -> None:
     """The process: settings on the first line of standard input, then nothing until its end."""
-    os.nice(10)
+    os.nice(19)  # below Ray's workers, which run at 15
     given = json.loads(sys.stdin.readline())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings(
@@ -213,11 +217,12 @@ def _follow(settings: Settings, ending: threading.Event, telling: TextIO) -> Non
                     else store.artifacts(settings).as_uri()
                 )
                 mirror = Mirror(engine, store.connect(settings), root)
-            began = time.monotonic()
+            began, spent = time.monotonic(), time.process_time()
             written = mirror.sync()
             if written:
                 log.info("%d points, ends and fits in %.1f s", written, time.monotonic() - began)
-            trouble, pause = None, PERIOD_SECONDS
+            spent = time.process_time() - spent
+            trouble, pause = None, min(LONGEST_PAUSE, max(PERIOD_SECONDS, spent * (1 - DUTY) / DUTY))
         except (TrackingError, LedgerError) as error:
             trouble, mirror = str(error), None
         except DBAPIError as error:

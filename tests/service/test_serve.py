@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from ledger import embedded
+from orchestrator.command.serve_record import Record, show
 
 PROGRAM = [sys.executable, "-c", "from orchestrator.command.main import main; main()", "serve"]
 
@@ -143,11 +144,26 @@ def test_an_address_that_others_reach_needs_a_token(environment: dict[str, str])
     assert "LACUNA_API_TOKEN" in refused.stderr
 
 
+def test_an_mlflow_that_does_not_answer_yet_is_shown_as_starting(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # nobody listens there yet
+        mlflow = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        show(Record(pid=1, url="http://127.0.0.1:1", mlflow_pid=2, mlflow_url=mlflow))
+        show(Record(pid=1, url="http://127.0.0.1:1", mlflow_pid=None, mlflow_url=mlflow))
+    lines = capsys.readouterr().out.splitlines()
+    assert f"MLflow  {mlflow}  (starting)" in lines
+    assert f"MLflow  {mlflow}" in lines, "one that others run is not ours to watch"
+
+
 def test_when_mlflow_dies_the_service_goes_on_and_says_so(environment: dict[str, str], home: Path) -> None:
     started = lacuna(environment, "--detach", "--port", str(free_port()))
     assert started.returncode == 0, started.stderr
     address, mlflow = record(home)["url"], int(str(record(home)["mlflow_pid"]))
     assert f'href="{record(home)["mlflow_url"]}"' in httpx.get(f"{address}/").text
+    deadline = time.monotonic() + 90
+    while "(starting)" in lacuna(environment, "--detach").stdout and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert httpx.get(f"{record(home)['mlflow_url']}/health").status_code == 200
     os.kill(mlflow, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while "MLflow ended" not in (page := httpx.get(f"{address}/").text) and time.monotonic() < deadline:
