@@ -60,7 +60,7 @@ class Group:
             loss = forward(part)
             found = torch.autograd.grad(loss.train, tensors)
             self.gradient.add(found)
-            reported.append(loss.reported.clone())  # a compiled pass may reuse what it returned
+            reported.append(loss.reported)
             # While `found` is held: autograd's threads let go of it when they please, and what lives decides what a
             # recorded program is.
             self._device.end_part()

@@ -52,7 +52,9 @@ def forward_of(network: Network, program: Program, device: Device) -> Callable[[
             with torch.no_grad():
                 loss(batch)
             made = True
-        return compiled(batch)
+        train, reported = compiled(batch)
+        # A pass that is recorded as a CUDA graph writes where it wrote before, and losses are kept past the next one.
+        return Loss(train, reported.clone())
 
     return whole
 

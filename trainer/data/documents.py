@@ -1,7 +1,7 @@
-"""Documents of a source as a stream of bytes, read through `datasets`.
+"""Documents of a source as a stream of bytes: files of text as they are, tables and the hub through `datasets`.
 
 Everything streams: nothing is copied into a cache before it is tokenised, and whatever `datasets` does keep lies
-below the folder that is given.
+below the folder that is given. Text is read without it, so that a bare accelerator machine can train on some.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ def stream(source: DataSource, cache: Path) -> Iterator[Document]:
 def _contents(source: DataSource, cache: Path) -> Iterator[bytes]:
     local = source.local
     if source.source == PYTHON_SOURCE:
-        yield from _column(_datasets(cache).IterableDataset.from_generator(_python_rows), "content")
+        yield from python_source.documents()
         return
     if local is not None:
-        plain = [str(file) for file in local_files(local) if not LOCAL_KINDS[file.suffix.lower()]]
-        if plain:
-            # Not the "text" builder: these files need not be UTF-8, and at byte level they need no decoding.
-            texts = _datasets(cache).IterableDataset.from_generator(_text_rows, gen_kwargs={"files": plain})
-            yield from _column(texts, "content")
+        for file in local_files(local):
+            # These need not be UTF-8, and at byte level they need no decoding.
+            if not LOCAL_KINDS[file.suffix.lower()]:
+                yield file.read_bytes()
     yield from _column(rows(source, cache), source.text_column)
 
 
@@ -64,9 +63,9 @@ def _tried(what: str, read: Callable[[], Any]) -> Any:
 
 def _tables(source: DataSource, cache: Path) -> Iterator[tuple[str, Any]]:
     """What is read, for messages, and the table."""
-    datasets, local = _datasets(cache), source.local
+    local = source.local
     if local is None:
-        yield f"dataset {source.source!r}", _hub(datasets, source, cache)
+        yield f"dataset {source.source!r}", _hub(_datasets(cache), source, cache)
         return
     by_kind: dict[str, list[str]] = {}
     for file in local_files(local):
@@ -74,7 +73,9 @@ def _tables(source: DataSource, cache: Path) -> Iterator[tuple[str, Any]]:
     for kind, files in sorted(by_kind.items()):
         if kind:
             what = files[0] if len(files) == 1 else f"one of the {len(files)} {kind} files of {source.source}"
-            load = partial(datasets.load_dataset, kind, data_files=files, split="train", streaming=True)
+            load = partial(
+                _datasets(cache).load_dataset, kind, data_files=files, split="train", streaming=True
+            )
             yield what, _tried(what, partial(load, cache_dir=str(cache)))
 
 
@@ -86,16 +87,6 @@ def _datasets(cache: Path) -> Any:
 
     datasets.disable_progress_bars()
     return datasets
-
-
-def _python_rows() -> Iterator[dict[str, bytes]]:
-    for content in python_source.documents():
-        yield {"content": content}
-
-
-def _text_rows(files: list[str]) -> Iterator[dict[str, bytes]]:
-    for name in files:
-        yield {"content": Path(name).read_bytes()}
 
 
 def _hub(datasets: Any, source: DataSource, cache: Path) -> Any:

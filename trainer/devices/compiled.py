@@ -13,14 +13,14 @@ from trainer.devices import Function
 _GRAPHS = 10_000
 
 
-def compiled(function: Function, **options: Any) -> Function:
+def compiled(function: Function, *, deterministic: bool = True, **options: Any) -> Function:
     """The function, compiled whole at its first call, and again for other shapes. options: of `torch.compile`."""
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = _GRAPHS
     # What is fastest is found out by trying, and sums are taken in another order by what is found: no two processes
     # would have the same bits. Newer versions of torch do this along with deterministic algorithms.
     if hasattr(inductor, "deterministic"):
-        inductor.deterministic = True
+        inductor.deterministic = deterministic
     else:
-        inductor.triton.autotune_pointwise = False
+        inductor.triton.autotune_pointwise = not deterministic
     return cast(Function, torch.compile(function, fullgraph=True, dynamic=False, **options))

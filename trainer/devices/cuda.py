@@ -39,14 +39,15 @@ class Cuda:
 
     graphs: passes are recorded as CUDA graphs, whose kernels do not wait for the host to launch them one by one. Bits
     are the same. Off until a GPU has shown at which sizes it pays (`benchmarks/train_speed.py` has a row for it).
+    deterministic: for that benchmark, which shows what the rule costs.
     """
 
     type = "cuda"
     spreads = False
     read_every = 10
 
-    def __init__(self, number: int = 0, *, graphs: bool = False) -> None:
-        self._graphs = graphs
+    def __init__(self, number: int = 0, *, graphs: bool = False, deterministic: bool = True) -> None:
+        self._graphs, self._deterministic = graphs, deterministic
         self.torch_device = torch.device("cuda", number)
         self.bf16 = torch.cuda.get_device_capability(number) >= (8, 0)
         self._copies = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
@@ -57,7 +58,9 @@ class Cuda:
         gc.collect()
         # cuBLAS reads it once, when the first handle is made.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(self._deterministic)
+        # Along with that, every buffer that is about to be written would be filled with NaN first.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
         # float32 means float32: bf16 is asked for by the program, TF32 is not on offer, and convolutions have a
         # switch of their own, which is on.
@@ -103,7 +106,8 @@ class Cuda:
         return pinned.to(self.torch_device, non_blocking=True)
 
     def compile(self, function: Function) -> Function:
-        return compiled(function, options={"triton.cudagraphs": True}) if self._graphs else compiled(function)
+        options = {"options": {"triton.cudagraphs": True}} if self._graphs else {}
+        return compiled(function, deterministic=self._deterministic, **options)
 
     def end_part(self) -> None:
         pass

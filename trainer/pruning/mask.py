@@ -49,11 +49,11 @@ def keep_highest_in_groups(scores: Tensor, keep: int | Tensor, kept: int, size: 
     first = _top_of_groups(scores, kept, size)
     count = scores.numel() // size * kept
     below = torch.full((), -1.0, dtype=scores.dtype, device=scores.device)
-    if scores.is_cpu and isinstance(keep, int):
+    if isinstance(keep, int) and scores.device.type != "xla":
         if keep <= count:
             return keep_highest(torch.where(first, scores, below), keep)
         return first | keep_highest(torch.where(first, below, scores), keep - count)
-    # Both halves always, so that the program is the same on either side of n/m.
+    # Both halves always, so that the program is the same on either side of n/m: XLA records this, and compiles it.
     wanted = as_count(keep, scores.device)
     inside = keep_highest(torch.where(first, scores, below), wanted.clamp(max=count))
     return inside | keep_highest(torch.where(first, below, scores), (wanted - count).clamp(min=0))

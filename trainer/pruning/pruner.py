@@ -307,4 +307,6 @@ class Pruner:
         key = hashlib.sha256(f"{self._seed}:{layer.name}:{step}:mask".encode()).digest()[:8]
         generator = torch.Generator().manual_seed(int.from_bytes(key, "big", signed=True))
         weight = self._parameters.views[layer.name]
-        return torch.rand(weight.shape, generator=generator).to(weight.device)
+        # From pinned memory a copy to a GPU is waited for by nobody.
+        scores = torch.rand(weight.shape, generator=generator, pin_memory=weight.is_cuda)
+        return scores.to(weight.device, non_blocking=True)
