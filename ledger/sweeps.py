@@ -179,10 +179,20 @@ def cancel(session: Session, name: str) -> Sweep:
 def retry(session: Session, name: str) -> int:
     """Give the failed segments of a sweep a new budget and make their runs pending; how many runs.
 
-    Diverged runs stay: the same program diverges again.
+    Where a segment failed for a checkpoint, its parent's is given up, and the parent trained again, to the same bits:
+    without it, it would only fail again. Diverged runs stay: the same program diverges again.
     """
     sweep = get(session, name)
     attempts = int(sweep.spec.get("execution", {}).get("attempts", DEFAULT_ATTEMPTS))
+    session.execute(
+        text("""
+            UPDATE segments SET checkpoint = NULL WHERE state = 'completed' AND key IN (
+                SELECT parent_key FROM segments failed WHERE failed.state = 'failed' AND failed.key IN (
+                    SELECT segment_key FROM run_segments JOIN runs ON runs.id = run_id WHERE sweep_id = :sweep)
+                AND (SELECT kind FROM attempts WHERE segment_key = failed.key ORDER BY id DESC LIMIT 1) = 'checkpoint')
+        """),
+        {"sweep": sweep.id},
+    )
     session.execute(
         text("""
             UPDATE segments SET state = 'pending', attempts_left = :attempts, retry_at = NULL

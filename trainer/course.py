@@ -56,7 +56,7 @@ class Order:
     sink: MetricSink
     checkpoint_every: int = 0
     resume_from: str | None = None
-    on_checkpoint: Callable[[str, int], None] | None = None
+    on_checkpoint: Callable[[str, int], bool | None] | None = None
     should_stop: Callable[[], bool] = never
     evaluate_every: int = 0
     log_every: int = 10
@@ -100,6 +100,8 @@ class Course:
         self._begin = self.run.step
         self._losses = Losses(self._check)
         self._published: list[str] = []
+        self._noted: str | None = None
+        """The newest state that the caller has noted: others would go on from there."""
         self._seconds = 0.0
         self._lap = (self._begin, 0.0)
 
@@ -160,10 +162,10 @@ class Course:
             except OSError as error:
                 log.warning("no checkpoint at step %d, going on: %s", self.run.step, error)
                 return
-            if self._ranks.speaks:
-                for url in self._published[:-_KEPT]:
+            for url in [url for url in self._published[:-_KEPT] if url != self._noted]:
+                self._published.remove(url)
+                if self._ranks.speaks:
                     storage.discard(url)
-            del self._published[:-_KEPT]
 
     def finish(self, loss: float, members: int) -> SegmentResult:
         """Publish the state at the end. loss: the validation loss there. members: of the pack that it was trained in.
@@ -207,8 +209,9 @@ class Course:
                 pause = min(60.0, 2 * pause)
             else:
                 break
-        if self.order.on_checkpoint is not None:
-            self.order.on_checkpoint(url, self.run.step)
+        told = self.order.on_checkpoint
+        if told is None or told(url, self.run.step) is not False:
+            self._noted = url
         return None
 
     def _state(self) -> checkpoint.State:

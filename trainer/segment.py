@@ -37,7 +37,7 @@ def train_segment(
     sink: MetricSink,
     checkpoint_every: int = 0,
     resume_from: str | None = None,
-    on_checkpoint: Callable[[str, int], None] | None = None,
+    on_checkpoint: Callable[[str, int], bool | None] | None = None,
     should_stop: Callable[[], bool] = never,
     evaluate_every: int = 0,
     log_every: int = 10,
@@ -50,7 +50,8 @@ def train_segment(
     data: folder of prepared data with the program's digest; those to which it switches lie beside it, as `prepare` and
     `copies.on_this_machine` put them. parent: URL of the state at `start`; None iff start is 0.
     output: URL below which states appear as step-<n>: every `checkpoint_every` steps (0: none; the newest two are
-    kept), when asked to stop, and at `end`. on_checkpoint is told the URL and step of each once it is published.
+    kept), when asked to stop, and at `end`. on_checkpoint is told the URL and step of each once it is published; where
+    it returns False, it could not take note of that, and the last one of which it could is kept, too.
     resume_from: URL of a state of this segment, or of a folder of such. Where that state is damaged or gone, the newest
     intact one beside it counts, and where there is none CheckpointError says what is wrong with it. Where nothing
     was written yet, training begins at `start`. Resumed or not, the result is the same bit for bit.

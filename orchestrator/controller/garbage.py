@@ -6,6 +6,7 @@ The policy:
 - A state inside the forest is kept while a run of an active or paused sweep still has to branch from it.
 - A state within a segment is kept while the segment is unfinished and may go on from it; what else an attempt left
   behind goes once the attempt has ended.
+- What another ledger's attempts left in the same storage is not touched.
 
 Results, metric points and fits are not touched. Should a later sweep branch from a state that was collected, the
 segment is trained again, to the same bits.
@@ -55,12 +56,11 @@ def find(engine: Engine, settings: Settings, *, tips: bool = False) -> Garbage:
     found = [
         (url, storage.join(url, name))
         for url in _attempt_folders(settings.storage)
-        for name in storage.names(
-            url, hidden=True
-        )  # what was killed while it wrote a state left half of one aside
+        # Hidden: who was killed while it wrote a state left half of one aside.
+        for name in storage.names(url, hidden=True)
     ]
     with Session(engine) as session:
-        running = set(session.scalars(text("SELECT id FROM attempts WHERE state = 'running'")))
+        over = _ended(session, {_attempt(url) for url, _ in found})
         kept = _referenced(session)
         ends = _unneeded_ends(session, tips=tips)
     items = [
@@ -68,10 +68,11 @@ def find(engine: Engine, settings: Settings, *, tips: bool = False) -> Garbage:
         for key, url in ends.items()
         if storage.names(url)
     ]
-    for url, state in found:
-        attempt = int(url.rpartition("attempt-")[2])
-        if attempt not in running and state not in kept:
-            items.append(Item(state, size(state), f"left behind by attempt {attempt}"))
+    items += [
+        Item(state, size(state), f"left behind by attempt {_attempt(url)[1]}")
+        for url, state in found
+        if _attempt(url) in over and state not in kept
+    ]
     return Garbage(items)
 
 
@@ -131,6 +132,22 @@ def _referenced(session: Session) -> set[str]:
         """)
     )
     return set(rows.scalars())
+
+
+def _attempt(url: str) -> tuple[str, int]:
+    """The segment's key and the attempt's number of such a folder."""
+    key, _, attempt = url.rstrip("/").rpartition("/attempt-")
+    return key.rpartition("/")[2], int(attempt)
+
+
+def _ended(session: Session, found: set[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those of these attempts that have ended. One that this ledger does not know is another ledger's: a home may have
+    had several."""
+    rows = session.execute(
+        text("SELECT segment_key, id FROM attempts WHERE id = ANY(:ids) AND state <> 'running'"),
+        {"ids": [attempt for _, attempt in found]},
+    )
+    return found & {(row.segment_key, row.id) for row in rows}
 
 
 def _attempt_folders(root: str) -> list[str]:

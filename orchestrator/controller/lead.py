@@ -87,7 +87,7 @@ def run(
     """
     engine = open_ledger(settings, pool_size=8)
     tracking = _Tracking()
-    stopping = threading.Event()
+    stopping, signalled = threading.Event(), threading.Event()
     try:
         with Session(engine) as session:
             ids = None if sweep_names is None else tuple(sweeps.get(session, name).id for name in sweep_names)
@@ -96,7 +96,7 @@ def run(
             places = sweeps.by_place(session, ids)
             for place in () if ids is None else places:
                 placing.check(place)
-        with _stop_on_signals(stopping), _log_file(settings):
+        with _stop_on_signals(stopping, signalled), _log_file(settings):
             if over:
                 _make_up(engine, settings, sweep_names or (), tracking)
             else:
@@ -104,7 +104,6 @@ def run(
                     engine=engine,
                     settings=settings,
                     leadership=controllers.Leadership(engine),
-                    controller=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
                     stopping=stopping,
                     sweep_ids=ids,
                     names=sweep_names,
@@ -113,11 +112,7 @@ def run(
                     on_progress=on_progress,
                 )
                 try:
-                    if _follow(job, on_following):
-                        with mirroring(settings, tracking.hear):
-                            _lead(job)
-                    else:
-                        _refit(engine, sweep_names or ())
+                    _lead_or_follow(job, on_following, signalled, tracking)
                 finally:
                     job.leadership.release()
         with Session(engine) as session:
@@ -144,7 +139,6 @@ class _Job:
     engine: Engine
     settings: Settings
     leadership: controllers.Leadership
-    controller: str
     stopping: threading.Event
     sweep_ids: tuple[int, ...] | None
     names: Sequence[str] | None
@@ -198,6 +192,26 @@ class _Tracking:
             log.warning("%s", trouble)
 
 
+def _lead_or_follow(
+    job: _Job,
+    on_following: Callable[[controllers.Leader], None] | None,
+    signalled: threading.Event,
+    tracking: _Tracking,
+) -> None:
+    """Lead whenever nobody else does, until all that was asked for is over."""
+    while _follow(job, on_following):
+        with mirroring(job.settings, tracking.hear):
+            deposed = _lead(job)
+        if not deposed or signalled.is_set():
+            return
+        # Another one was faster after an outage.
+        job.stopping.clear()
+        if signalled.is_set():
+            job.stopping.set()
+    if not job.stopping.is_set():
+        _refit(job.engine, job.names or ())
+
+
 def _make_up(engine: Engine, settings: Settings, names: Sequence[str], tracking: _Tracking) -> None:
     """What is missing where every run has ended: killed before the last fit, perhaps, or before MLflow had it all."""
     _refit(engine, names)
@@ -213,15 +227,17 @@ def _refit(engine: Engine, names: Sequence[str]) -> None:
         Refitter(engine).refit(name)
 
 
-def _lead(job: _Job) -> None:
+def _lead(job: _Job) -> bool:
+    """Lead until all is over, or this one is told to stop; whether it was because another one leads."""
+    controller = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     with Session(job.engine) as session, session.begin():
-        controllers.register(session, job.controller)
-        fenced = attempts.fence_off(session, job.controller)
-    log.info("controller %s leads; %d attempts of earlier ones fenced off", job.controller, fenced)
+        controllers.register(session, controller)
+        fenced = attempts.fence_off(session, controller)
+    log.info("controller %s leads; %d attempts of earlier ones fenced off", controller, fenced)
     assignment = Assignment(
         ledger_url=ledger_url(job.settings),
         storage=job.settings.storage,
-        controller=job.controller,
+        controller=controller,
         sweep_ids=job.sweep_ids,
         logs=job.settings.logs,
         home=job.settings.home,
@@ -232,7 +248,7 @@ def _lead(job: _Job) -> None:
         job.engine,
         job.settings,
         job.leadership,
-        job.controller,
+        controller,
         job.stopping,
         journals=assignment.journals,
         each_second=[job.report, job.watch],
@@ -240,7 +256,7 @@ def _lead(job: _Job) -> None:
 
     def end() -> None:
         with Session(job.engine) as session, session.begin():
-            controllers.end(session, job.controller)
+            controllers.end(session, controller)
             job.report(session)
 
     with supervisor:
@@ -260,6 +276,7 @@ def _lead(job: _Job) -> None:
                     # Paused, or serving and idle.
                     job.stopping.wait(WAIT_SECONDS)
         job.patiently(end)
+    return supervisor.deposed
 
 
 @contextmanager
@@ -328,7 +345,7 @@ def _active(session: Session) -> list[str]:
 
 
 @contextmanager
-def _stop_on_signals(stopping: threading.Event) -> Iterator[None]:
+def _stop_on_signals(stopping: threading.Event, signalled: threading.Event) -> Iterator[None]:
     """First signal: stop at a checkpoint. Second: as it was. Outside the main thread signals stay as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -341,6 +358,7 @@ def _stop_on_signals(stopping: threading.Event) -> Iterator[None]:
             signal.signal(kind, before[kind])
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signalled.set()
         stopping.set()
         restore()
 

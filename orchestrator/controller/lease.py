@@ -49,24 +49,37 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        # Of a segment that others hold, they measure what is not stored yet.
-        self.spool.close(over=self._ended or self.fenced)
+        self.spool.close(over=self._ended or (self.fenced and self._handed_in()))
+
+    def _handed_in(self) -> bool:
+        """Give the ledger what was measured of a segment that others hold by now: it is as true as what they measure,
+        and should they go on from a later state that this one left, they do not measure it."""
+        try:
+            with Session(self._engine) as session, session.begin():
+                points.replay(session, self.claim.segment_key, self.spool.batch())
+        except SQLAlchemyError as error:
+            log.warning("points wait on the disk: %s", getattr(error, "orig", error))
+            return False
+        return True
 
     def should_stop(self) -> bool:
         """Whether the ledger told the worker to stop, or to give up, or its machine is about to go."""
         return self._stop_training.is_set()
 
-    def note_checkpoint(self, url: str, step: int) -> None:
-        """Tell the ledger, now or with the next heartbeat that reaches it, that the work can go on from there."""
+    def note_checkpoint(self, url: str, step: int) -> bool:
+        """Tell the ledger, now or with the next heartbeat that reaches it, that the work can go on from there; whether
+        it knows already."""
         self._checkpoint = (url, step)
         log.info("attempt %d: checkpoint at step %d", self.claim.attempt_id, step)
         try:
             if self._write() is not Verdict.go_on:
                 self._stop_training.set()
+            return True
         except Fenced:
             self._give_up()
         except SQLAlchemyError as error:
             log.warning("the ledger did not take a checkpoint yet: %s", getattr(error, "orig", error))
+        return False
 
     def end(self, write: Callable[[Session], None], state: AttemptState) -> AttemptState:
         """Store what is left and end the attempt in one transaction; `lost` if it was taken away meanwhile."""

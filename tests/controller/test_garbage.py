@@ -117,6 +117,15 @@ def test_what_was_left_half_written_goes_too(session: Session, engine: Engine, s
     assert list(folder.iterdir()) == []
 
 
+def test_another_ledgers_states_are_not_touched(session: Session, engine: Engine, settings: Settings) -> None:
+    plant(session)
+    finish(session, settings, "trunk")  # so that there is an attempt of the same number
+    theirs = Path(settings.storage) / "segments" / "ab" / "abcd" / "attempt-1" / "step-10"
+    theirs.mkdir(parents=True)
+    garbage.collect(engine, settings, tips=True)
+    assert theirs.exists()
+
+
 def test_a_state_that_somebody_comes_to_need_meanwhile_is_kept(
     session: Session, engine: Engine, settings: Settings
 ) -> None:

@@ -26,7 +26,6 @@ def follower(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
         engine=engine,
         settings=settings,
         leadership=controllers.Leadership(engine),
-        controller="follower",
         stopping=threading.Event(),
         sweep_ids=None,
         names=None,

@@ -54,3 +54,20 @@ def test_a_lease_is_prolonged_again_once_there_is_a_connection(
         taken.close()
         until(lambda: rows(engine, "SELECT 1 FROM attempts WHERE heartbeat_at > :before", before=before))
     narrow.dispose()
+
+
+def test_what_a_fenced_attempt_had_measured_is_handed_in(engine: Engine) -> None:
+    """Its successor may go on from a later state of it than the ledger knew of."""
+    with Session(engine) as session:
+        plant(session)
+        claim = attempts.claim(session, "trunk", "c", "host:1/1")
+        session.commit()
+        assert claim is not None
+        with Lease(engine, claim, Spool()) as held:
+            for step in (1, 2, 3):
+                held.spool.point(step, "loss", 1 / step)
+            attempts.lose(session, claim.attempt_id, "taken for dead")
+            session.commit()
+            assert held.note_checkpoint("attempt-1/step-3", 3) is False
+            assert rows(engine, "SELECT 1 FROM metric_points") == []
+    assert rows(engine, "SELECT step FROM metric_points ORDER BY step") == [(1,), (2,)]

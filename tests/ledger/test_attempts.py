@@ -409,6 +409,18 @@ def test_retry_gives_failed_runs_a_new_budget(session: Session) -> None:
     assert len(SEGMENTS) == 4
 
 
+def test_retry_trains_a_trunk_again_whose_checkpoint_is_gone(session: Session) -> None:
+    plant(session, "sweep", SEGMENTS[:3], [run("trunk", "dense"), run("trunk", "half")], attempts=1)
+    attempts.complete(session, claimed(session, "trunk").attempt_id, result(50), "file:///trunk")
+    attempts.fail(session, claimed(session, "dense").attempt_id, AttemptEnd.checkpoint, "it is gone")
+    session.commit()
+    assert sweeps.retry(session, "sweep") == 1
+    session.commit()
+    assert segments.ready(session) == ["trunk"]
+    attempts.complete(session, claimed(session, "trunk").attempt_id, result(50), "file:///again")
+    assert segments.ready(session) == ["dense", "half"]
+
+
 def test_workers_of_a_controller_that_stops_or_was_overtaken_take_up_nothing(session: Session) -> None:
     plant(session)
     for name in ("stopped", "old"):

@@ -96,6 +96,16 @@ def test_a_storage_that_takes_nothing_for_a_while_costs_nothing(
     assert checksums(result.checkpoint) == checksums(alone.checkpoint)
 
 
+def test_the_last_state_that_was_noted_is_kept(pruned: Program, prepared: Prepared, tmp_path: Path) -> None:
+    """Whoever notes them may be out of reach: others would go on from what was noted last."""
+
+    def note(url: str, step: int) -> bool:
+        return step <= 8
+
+    train(pruned, 0, 24, prepared, tmp_path, checkpoint_every=4, on_checkpoint=note)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-8", "step-16", "step-20", "step-24"}
+
+
 def test_a_storage_that_takes_nothing_is_told_in_the_end(
     pruned: Program, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
