@@ -231,8 +231,14 @@ class Run:
             )
             self._tracer = Run(dense, self._prepared, self.device, ranks=self._ranks)
             self._tracer.begin()
+            while self._tracer.micro_batch > self._part:
+                self._tracer.shrink()
         if self._tracer.step < pruning.start:
-            self._tracer.advance()
+            try:
+                self._tracer.advance()
+            except Exception:
+                self._tracer = None  # half a step is not gone on from
+                raise
             return True
         self._point, self._tracer = self._tracer.snapshot(), None
         return False

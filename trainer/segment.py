@@ -181,11 +181,11 @@ def _train(live: _Courses) -> Iterator[tuple[int, Ending]]:
             engine = _engine(live)
         if ended := _failures({i: course.stop for i, course in live.items() if course.asked_to_stop}):
             continue
-        # A round that goes back needs its point first: the others wait for it, and it may be told to stop meanwhile.
-        if any(course.run.retrace() for course in live.values()):
-            continue
         rates = {index: course.run.learning_rate() for index, course in live.items()}
         try:
+            # A round that goes back needs its point first: others wait for it, and it may be told to stop meanwhile.
+            if any(course.run.retrace() for course in live.values()):
+                continue
             losses = dict(zip(live, engine.advance(), strict=True))
         except Exception as error:
             if engine.intact and _too_large(error, live):

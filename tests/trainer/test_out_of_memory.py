@@ -16,7 +16,7 @@ from trainer.devices import Device
 from trainer.models import Loss, Network
 from trainer.optim.adafactor import AdaFactor
 from trainer.pack import Pack
-from trainer.program import Program
+from trainer.program import Program, Pruning
 
 
 @pytest.fixture
@@ -80,6 +80,18 @@ def test_members_of_a_pack_are_split_and_shrunk_where_only_the_evaluation_is_too
     for index, one in enumerate(expected):
         assert result(ends[index]).loss == pytest.approx(one.loss, rel=STEP_TOLERANCE)
         assert result(ends[index]).members == 2
+
+
+def test_steps_that_a_branch_does_once_more_are_over_fewer_examples_too(
+    program: Make, prepared: Prepared, tmp_path: Path, holding: Callable[[int], None]
+) -> None:
+    rounds = program(steps=12, pruning=Pruning(method="imp", sparsity=0.5, start=3, end=9, every=3))
+    whole = alone(order(rounds, prepared, tmp_path), tmp_path / "whole")
+    trunk = alone(order(program(steps=6), prepared, tmp_path), tmp_path / "trunk")
+    holding(2)
+    found = alone(order(rounds, prepared, tmp_path, start=6, parent=trunk.checkpoint), tmp_path / "branch")
+    assert found.micro_batch == 2
+    assert found.loss == pytest.approx(whole.loss, rel=END_TOLERANCE)
 
 
 def test_what_does_not_fit_at_all_says_so_and_half_an_update_is_not_gone_on_from(
