@@ -232,7 +232,14 @@ def test_an_exchange_moves_the_right_weights_and_clears_their_state(
     method: str, program: Make, prepared: Prepared
 ) -> None:
     window = Pruning(method=method, sparsity=0.75, start=3, end=18, every=3)
-    run = advanced(program(steps=STEPS, pruning=window), prepared, 6)
+    run = advanced(program(steps=STEPS, pruning=window), prepared, 4)
+    drawn = Pruning(method="static", sparsity=0.75, start=3, every=3)
+    static = advanced(program(steps=STEPS, pruning=drawn), prepared, 4)
+    assert torch.equal(run.pruner.masks()[QUERY], static.pruner.masks()[QUERY]), (
+        "it begins with what it draws"
+    )
+    while run.step < 6:
+        run.advance()
     seen: dict[str, torch.Tensor] = {}
     observe, after_step = run.pruner.observe, run.pruner.after_step
 
@@ -245,7 +252,7 @@ def test_an_exchange_moves_the_right_weights_and_clears_their_state(
         return after_step(step)
 
     run.pruner.observe, run.pruner.after_step = of_gradient, of_updated  # type: ignore[method-assign]
-    new = set()
+    new, by_gradient = set(), []
     for step in range(6, 19):
         before = run.pruner.masks()[QUERY]
         run.advance()
@@ -257,9 +264,8 @@ def test_an_exchange_moves_the_right_weights_and_clears_their_state(
         surviving = _highest(torch.where(before, seen["updated"], -1.0), 16 - dropped)
         assert bool(after[surviving].all()), "the weakest are those that go"
         assert int(after.sum()) == 16
-        if method == "rigl":
-            growth = torch.where(surviving, -1.0, seen["gradient"])
-            assert torch.equal(after, surviving | _highest(growth, dropped))
+        growth = torch.where(surviving, -1.0, seen["gradient"])
+        by_gradient.append(torch.equal(after, surviving | _highest(growth, dropped)))
         grown = after & ~before
         new.add(tuple(grown.flatten().tolist()))
         assert (run._parameters.views[QUERY][grown] == 0).all()
@@ -268,16 +274,15 @@ def test_an_exchange_moves_the_right_weights_and_clears_their_state(
             assert grown.any()
             assert bool((run.group.optimizer.state(0)["v"][QUERY][~grown] > 0).all())
     assert len(new) > 2, "each exchange is another one"
+    assert all(by_gradient) is (method == "rigl")
 
 
 def _highest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """The mask of so many highest scores, the first of equals before the others."""
     order = sorted(range(scores.numel()), key=lambda index: (-float(scores.flatten()[index]), index))
-    return (
-        torch.zeros(scores.numel(), dtype=torch.bool)
-        .index_fill(0, torch.tensor(order[:count], dtype=torch.long), True)
-        .view(scores.shape)
-    )
+    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask[order[:count]] = True
+    return mask.view(scores.shape)
 
 
 def test_static_masks_are_random_but_fixed(program: Make, prepared: Prepared) -> None:
@@ -411,14 +416,13 @@ def test_gmp_ranks_before_the_update_so_pruned_weights_do_not_return(
     program: Make, prepared: Prepared
 ) -> None:
     run = advanced(program(steps=STEPS, pruning=pruning("gmp")), prepared, 6)
-    kept = np.ones((8, 8), bool)
+    kept = torch.ones(8, 8, dtype=torch.bool)
     for step in range(6, STEPS):
-        before = run._parameters.views[QUERY].abs().flatten().clone()
+        before = run._parameters.views[QUERY].abs()
         run.advance()
         if step % 2 == 0 and step <= 18:
-            now = run.pruner.masks()[QUERY].numpy()
-            order = sorted(range(64), key=lambda index, scores=before: (-float(scores[index]), index))
-            assert set(np.flatnonzero(now)) == set(order[: int(now.sum())])
+            now = run.pruner.masks()[QUERY]
+            assert torch.equal(now, _highest(before, int(now.sum())))
             assert not (now & ~kept).any()
             kept = now
     assert kept.sum() == 16
