@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data import DataSource, Prepared, copies, open_prepared, prepare
+from trainer.data.prepared import folder_of
 from trainer.errors import DataError
 
 
@@ -26,11 +27,14 @@ def test_another_machine_gets_the_same_bytes(prepared: Prepared, tmp_path: Path,
     copies.publish(prepared, storage)
     copies.publish(prepared, storage)
     elsewhere = tmp_path / "elsewhere" / prepared.path.name
+    left = elsewhere.parent / f".{folder_of(elsewhere.parent, prepared.digest).name}.ab12"
+    left.mkdir(parents=True)  # by one that was killed while it fetched
     with ThreadPoolExecutor(4) as workers:
         folders = list(
             workers.map(lambda _: copies.on_this_machine(elsewhere, prepared.digest, storage), range(4))
         )
     assert len(set(folders)) == 1
+    assert not left.exists()
     copied = open_prepared(folders[0])
     copied.verify()
     assert copied.digest == prepared.digest

@@ -64,6 +64,8 @@ def on_this_machine(path: Path, digest: str, storage: str) -> Path:
 
 def _fetch(url: str, here: Path, digest: str) -> None:
     system, root = _system(url)
+    for left in here.parent.glob(f".{here.name}.*/"):  # by one that was killed meanwhile: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{here.name}.", dir=here.parent))
     try:
         system.get_file(f"{root}/{MANIFEST}", str(aside / MANIFEST))
