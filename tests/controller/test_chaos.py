@@ -11,7 +11,6 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
-from ledger import controllers
 from ledger.engine import connect, ledger_url
 from ledger.settings import Settings
 from tests.controller import tiny
@@ -87,29 +86,6 @@ def test_interrupted_killed_and_taken_over_the_losses_are_those_of_a_quiet_sweep
     disturbed = losses(engine)
     assert len(disturbed) == 4
     assert disturbed == quiet_losses(settings)
-
-
-def test_a_leader_that_lost_its_place_follows_and_leads_again(
-    settings: Settings, engine: Engine, start: Starter
-) -> None:
-    tiny.submit(settings, **LONG)
-    first = start(settings)
-
-    def wait(condition: Callable[[], Any]) -> Any:
-        return until(condition, saw=lambda: "\n".join([scene(engine, settings.home), first.tells()]))
-
-    wait(lambda: training(engine))
-    faster = controllers.Leadership(engine)
-    holder = """SELECT pg_terminate_backend(pid) FROM pg_locks
-                WHERE locktype = 'advisory' AND granted AND objid = CAST(:key AS bigint)"""
-    wait(lambda: rows(engine, holder, key=controllers.LEADER_LOCK) and faster.try_acquire())
-    wait(lambda: rows(engine, "SELECT 1 FROM controllers WHERE ended_at IS NOT NULL"))
-    assert not rows(engine, "SELECT 1 FROM attempts WHERE state = 'running'")
-    assert first.alive
-    faster.release()
-    assert first.says() == "ok"
-    assert rows(engine, "SELECT 1 FROM controllers HAVING count(*) = 2")
-    assert completed_twice(engine) == []
 
 
 def test_kill_9_of_everything_with_the_embedded_postgres_then_start_again(home: Path, start: Starter) -> None:

@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from ledger import controllers
+from ledger import controllers, sweeps
 from ledger.settings import Settings
 from orchestrator.controller import lead
 from orchestrator.controller.own_folder import own_folder
-from tests.controller.watching import until
+from tests.controller.watching import rows, until
+from tests.ledger.forests import plant
 
 
 @pytest.fixture
@@ -65,6 +67,35 @@ def test_a_leader_that_lives_is_followed(engine: Engine, follower: Any) -> None:
     assert leader.still_held()
     leader.release()
     follower.leadership.release()
+
+
+def test_a_leader_that_lost_its_place_follows_and_leads_again(settings: Settings, engine: Engine) -> None:
+    with Session(engine) as session:
+        plant(session)
+        sweeps.pause(session, "sweep")  # so that there is nothing to train
+        session.commit()
+    outcomes: list[lead.Outcome] = []
+    running = threading.Thread(target=lambda: outcomes.append(lead.run(settings, ["sweep"])))
+    running.start()
+    until(lambda: rows(engine, "SELECT 1 FROM controllers"))
+    faster = controllers.Leadership(engine)
+
+    def overtake() -> bool:
+        with Session(engine) as session, session.begin():
+            if (sign := controllers.sign_of_life(session)) is not None:
+                controllers.depose(session, sign)
+        return faster.try_acquire()
+
+    until(overtake)
+    until(lambda: rows(engine, "SELECT 1 FROM controllers WHERE ended_at IS NOT NULL"))
+    faster.release()
+    until(lambda: rows(engine, "SELECT 1 FROM controllers HAVING count(*) = 2"))
+    with Session(engine) as session:
+        sweeps.cancel(session, "sweep")
+        session.commit()
+    running.join(60)
+    assert not running.is_alive()
+    assert not outcomes[0].interrupted
 
 
 def test_each_has_a_folder_of_its_own_and_clears_what_a_killed_one_left(tmp_path: Path) -> None:
