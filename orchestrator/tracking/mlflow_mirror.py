@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select, text, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
@@ -48,6 +48,9 @@ REFUSALS = frozenset(
         *("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
     ]
 )
+
+#: The columns of a run that MLflow has nothing of.
+NEW = {"tracking_id": None, "tracked_step": -1, "tracked_final": False}
 
 #: Points that MLflow takes in one call.
 BATCH = 1000
@@ -110,38 +113,43 @@ class Mirror:
     def _restored(self, sweep_id: int) -> bool:
         """Bring back what somebody deleted in MLflow of a sweep that goes on, or have it made anew where it is gone for
         good; whether there was such."""
+        self._client.search_experiments(max_results=1)  # or it is MLflow itself that is not there
+        for kind in (RUN_TAG, FIT_TAG, LAW_TAG):
+            self._known.pop((sweep_id, kind), None)
         with Session(self._engine) as session:
             sweep = session.get_one(Sweep, sweep_id)
             if sweep.tracking_id is None:
                 return False
-            experiment = self._stage(self._client.get_experiment, sweep.tracking_id)
-            if experiment == "deleted":
-                self._client.restore_experiment(str(sweep.tracking_id))
-            if experiment is None:
+            stage = self._stage(self._client.get_experiment, sweep.tracking_id)
+            restored = stage != "active"
+            if stage == "deleted":
+                self._client.restore_experiment(sweep.tracking_id)
+            elif stage is None:
                 sweep.tracking_id = None
-            restored = experiment != "active"
-            for kind in (RUN_TAG, FIT_TAG, LAW_TAG):
-                self._known.pop((sweep_id, kind), None)
-            for run in session.scalars(
-                select(Run).where(Run.sweep_id == sweep_id, Run.tracking_id.is_not(None))
-            ):
-                stage = self._stage(self._client.get_run, run.tracking_id)
-                if stage == "deleted":
-                    self._client.restore_run(str(run.tracking_id))
-                if stage is None:
-                    run.tracking_id, run.tracked_step, run.tracked_final = None, -1, False
-                restored |= stage != "active"
+                session.execute(update(Run).where(Run.sweep_id == sweep_id).values(NEW))
+                session.execute(update(Fit).where(Fit.sweep_id == sweep_id).values(tracking_id=None))
+            else:
+                unfinished = select(Run).where(
+                    Run.sweep_id == sweep_id, Run.tracking_id.is_not(None), ~Run.tracked_final
+                )
+                for run in session.scalars(unfinished):
+                    stage = self._stage(self._client.get_run, str(run.tracking_id))
+                    restored |= stage != "active"
+                    if stage == "deleted":
+                        self._client.restore_run(str(run.tracking_id))
+                    elif stage is None:
+                        session.execute(update(Run).where(Run.id == run.id).values(NEW))
             session.commit()
         if restored:
             log.warning("sweep %s: what was deleted in MLflow is brought back", sweep_id)
         return restored
 
-    def _stage(self, get: Callable[[str], Any], tracking_id: str | None) -> str | None:
+    def _stage(self, get: Callable[[str], Any], tracking_id: str) -> str | None:
         """MLflow's `lifecycle_stage` of an experiment or a run; None: it is gone."""
         from mlflow.exceptions import MlflowException
 
         try:
-            found = get(str(tracking_id))
+            found = get(tracking_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None

@@ -130,11 +130,11 @@ def test_a_mirror_that_was_killed_makes_nothing_twice(
     assert len(client.get_metric_history(shown["X"].info.run_id, "loss")) == 2
 
 
-@pytest.mark.parametrize("what", ["run", "experiment"])
+@pytest.mark.parametrize("what", ["run", "experiment", "both, for good"])
 def test_what_was_deleted_in_mlflow_of_a_sweep_that_goes_on_comes_back_and_no_other_sweep_waits(
     what: str, session: Session, engine: Engine, mirror: Mirror, client: MlflowClient
 ) -> None:
-    gone, other = f"gone {what}", f"beside {what}"
+    gone, other = f"gone {what[:4]}", f"beside {what[:4]}"
     plant(session, gone, [segment("u", None, 0, 50), segment("v", "u", 50, 100)], [run("u", "v", name="V")])
     plant(session, other, [segment("w", None, 0, 100)], [run("w", name="W")])
     finish(engine, "u")
@@ -144,12 +144,17 @@ def test_what_was_deleted_in_mlflow_of_a_sweep_that_goes_on_comes_back_and_no_ot
         client.delete_run(shown.info.run_id)
     else:
         client.delete_experiment(shown.info.experiment_id)
+    if what == "both, for good":
+        # As after `mlflow gc`: nothing has these numbers any more.
+        session.execute(update(Sweep).where(Sweep.name == gone).values(tracking_id="987654321"))
+        session.execute(update(Run).where(Run.name == "V").values(tracking_id="0" * 32))
+        session.commit()
     finish(engine, "v")
     finish(engine, "w")
     mirror.sync()
     assert found(client, other)["W"].info.status == "FINISHED"
     assert found(client, gone)["V"].info.status == "FINISHED"
-    history = client.get_metric_history(shown.info.run_id, "loss")
+    history = client.get_metric_history(found(client, gone)["V"].info.run_id, "loss")
     assert [point.step for point in history] == [10, 50, 60, 100]
 
 
