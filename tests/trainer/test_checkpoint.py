@@ -171,10 +171,23 @@ def test_any_fsspec_url_works(program: Make, prepared: Prepared) -> None:
     assert checkpoint.latest(f"{base}/two", chosen) is None
 
 
-def test_a_remote_folder_without_its_manifest_does_not_count(program: Make, state: State) -> None:
+def test_a_remote_folder_without_its_manifest_does_not_count(
+    program: Make, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "memory://torn-test/step-3"
-    checkpoint.save(url, program(), state)
-    system, root = storage._remote(url)
-    system.rm(f"{root}/manifest.json")
-    with pytest.raises(CheckpointError, match="is missing"):
+    system, _ = storage._remote(url)
+    written: list[str] = []
+    write = system.pipe_file
+
+    def and_fail(path: str, content: bytes) -> None:
+        if len(written) == len(checkpoint.FILES):
+            raise OSError("the last file does not get through")
+        written.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(system, "pipe_file", and_fail)
+        with pytest.raises(OSError, match="last file"):
+            checkpoint.save(url, program(), state)
+    with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
         checkpoint.load(url, program())

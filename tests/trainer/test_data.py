@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -250,6 +251,13 @@ def test_batches_are_a_function_of_seed_and_index(prepared: Prepared) -> None:
             np.array_equal(one.train(index)[name], two.train(index)[name]) for name in one.train(index)
         )
     assert not np.array_equal(one.train(3)["inputs"], other.train(3)["inputs"])
+    assert np.array_equal(one.validation(1)["inputs"], other.validation(1)["inputs"])
+
+    # Of several spans, unlike of one, the places are drawn.
+    several = dataclasses.replace(stream, sequence_length=96)
+    one, other = (Batches(several, prepared, batch_size=4, seed=seed) for seed in (5, 6))
+    sentinels = [one.train(index)["inputs"] > 258 for index in (3, 7)]
+    assert not np.array_equal(*sentinels), "each batch hides other places"
     assert np.array_equal(one.validation(1)["inputs"], other.validation(1)["inputs"])
 
 

@@ -20,6 +20,7 @@ SENTINELS = np.arange(383, 258, -1)
 
 def test_lengths_are_the_papers() -> None:
     assert span_lengths(512, 0.15, 3.0) == (568, 85, 28, 512, 114)
+    assert span_lengths(48, 0.15, 3.0) == (52, 8, 3, 48, 12), "8/3 spans are 3, as T5 rounds"
 
 
 @pytest.mark.parametrize("length", [8, 24, 96, 100, 333, 1024])
