@@ -27,6 +27,10 @@ READY = """
 """
 
 
+#: Attempts by which it is seen whose turn was last: a sweep that has none of them waits longest.
+RECENT_ATTEMPTS = 64
+
+
 @dataclass(frozen=True)
 class Demand:
     """What there is to do for a set of sweeps."""
@@ -59,7 +63,8 @@ def completed(session: Session, keys: Sequence[str], *, before: datetime | None 
 
 def ready(session: Session, *, sweep_ids: Sequence[int] | None = None, limit: int = 64) -> list[str]:
     """Keys of the segments to hand out, most urgent first: by the sweep's priority, then by the FLOPs that wait
-    behind the segment. Sweeps of equal priority take turns in proportion to what they have running.
+    behind the segment. Sweeps of equal priority take turns: first that which has least running, of several such that
+    whose last turn is longest ago.
 
     `sweep_ids` limits it to segments that these sweeps need; None: all active sweeps.
     """
@@ -69,19 +74,30 @@ def ready(session: Session, *, sweep_ids: Sequence[int] | None = None, limit: in
                 SELECT sweep_id, count(DISTINCT segments.key) AS running
                 FROM segments JOIN run_segments ON segment_key = key JOIN runs ON runs.id = run_id
                 WHERE segments.state = 'running' GROUP BY sweep_id
+            ), served AS (
+                SELECT sweep_id, max(recent.id) AS last
+                FROM (SELECT id, segment_key FROM attempts ORDER BY id DESC LIMIT :recent) recent
+                JOIN run_segments USING (segment_key) JOIN runs ON runs.id = run_id GROUP BY sweep_id
             ), candidates AS (
-                SELECT segments.key, segments.priority, segments.start_step,
-                    max(sweeps.priority) AS sweep_priority, min(coalesce(busy.running, 0)) AS running
+                SELECT DISTINCT ON (segments.key) segments.key, segments.priority, segments.start_step, sweep_id,
+                    sweeps.priority AS sweep_priority, coalesce(running, 0) AS running, coalesce(last, 0) AS last
                 FROM segments JOIN run_segments ON segment_key = segments.key JOIN runs ON runs.id = run_id
-                JOIN sweeps ON sweeps.id = sweep_id LEFT JOIN busy USING (sweep_id)
+                JOIN sweeps ON sweeps.id = sweep_id LEFT JOIN busy USING (sweep_id) LEFT JOIN served USING (sweep_id)
                 WHERE {READY} AND runs.state = 'pending' AND sweeps.state = 'active'
                     AND (CAST(:sweeps AS bigint[]) IS NULL OR sweeps.id = ANY(:sweeps))
-                GROUP BY segments.key
+                ORDER BY segments.key, sweeps.priority DESC, running, last, sweep_id
+            ), turns AS (
+                SELECT *, running + row_number() OVER (
+                    PARTITION BY sweep_id ORDER BY priority DESC, start_step, key) AS turn FROM candidates
             )
-            SELECT key FROM candidates
-            ORDER BY sweep_priority DESC, running, priority DESC, start_step, key LIMIT :limit
+            SELECT key FROM turns
+            ORDER BY sweep_priority DESC, turn, last, priority DESC, start_step, key LIMIT :limit
         """),
-        {"sweeps": None if sweep_ids is None else list(sweep_ids), "limit": limit},
+        {
+            "sweeps": None if sweep_ids is None else list(sweep_ids),
+            "limit": limit,
+            "recent": RECENT_ATTEMPTS,
+        },
     )
     return [row.key for row in rows]
 

@@ -294,7 +294,8 @@ class ExecutionSpec(Part):
         0,
         ge=-1000,
         le=1000,
-        description="Sweeps of a higher priority are served first; equal ones take turns.",
+        description="Sweeps of a higher priority are served first, though nothing that runs is interrupted; equal ones "
+        "take turns.",
     )
     pack: Literal["auto"] | Annotated[Count, Field(ge=1, le=64)] = Field(
         "auto",

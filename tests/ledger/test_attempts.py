@@ -365,6 +365,34 @@ def test_sweeps_of_higher_priority_go_first_and_equals_take_turns(session: Sessi
     assert segments.ready(session)[0].startswith("b")
 
 
+def test_a_small_sweep_does_not_wait_behind_large_ones_however_few_workers_there_are(
+    session: Session,
+) -> None:
+    for name, flops in (("large", 9000), ("vast", 8000), ("small", 1)):
+        keys = [f"{name}{index}" for index in range(4)]
+        plant(
+            session,
+            name,
+            segments=[segment(key, None, 0, 10, priority=flops) for key in keys],
+            runs=[run(key) for key in keys],
+        )
+    # As many workers as there may be, all at once.
+    assert segments.ready(session, limit=6) == ["large0", "vast0", "small0", "large1", "vast1", "small1"]
+    order = []
+    for _ in range(6):  # one worker
+        key = segments.ready(session)[0]
+        order.append(key)
+        finish(session, key)
+    assert order == ["large0", "vast0", "small0", "large1", "vast1", "small1"]
+    claimed(session, "large2")  # two workers, one of whom has it: the others take turns
+    order = []
+    for _ in range(4):
+        key = segments.ready(session)[0]
+        order.append(key)
+        finish(session, key)
+    assert order == ["vast2", "small2", "vast3", "small3"]
+
+
 def test_the_reason_and_place_of_failed_attempts_can_be_read(session: Session) -> None:
     plant(session)
     claim = claimed(session, "trunk")
