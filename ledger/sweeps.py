@@ -88,15 +88,17 @@ def extend(
     segments: Sequence[Mapping[str, Any]],
     runs: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Add the runs that the sweep lacks (by name and tip), and take over the new spec; how many were added.
+    """Add the runs that the sweep lacks (by tip and the size that was asked for: shapes are rounded, so that two sizes
+    may come to one program), and take over the new spec; how many were added.
 
     Runs that the new grid lacks stay. A sweep that was completed is active again when there is something to run.
     """
     sweep = get(session, name)
     there = {
-        tuple(row) for row in session.execute(select(Run.name, Run.tip_key).where(Run.sweep_id == sweep.id))
+        (row.tip_key, row.cell.get("target_nonzero_params"))
+        for row in session.execute(select(Run.tip_key, Run.cell).where(Run.sweep_id == sweep.id))
     }
-    new = [run for run in runs if (run["name"], run["tip_key"]) not in there]
+    new = [run for run in runs if (run["tip_key"], run["cell"].get("target_nonzero_params")) not in there]
     sweep.spec, sweep.spec_text, sweep.spec_digest = dict(spec), spec_text, spec_digest
     sweep.plan, sweep.priority = dict(plan), _priority(spec)
     if new and sweep.state == SweepState.completed:
@@ -155,6 +157,18 @@ def by_place(session: Session, sweep_ids: Sequence[int] | None = None) -> dict[P
         )
         for row in rows
     }
+
+
+def numerics(session: Session, sweep_id: int) -> dict[str, Any]:
+    """`Program.numerics` of a sweep's newest run; empty where it has none that is trained."""
+    found = session.scalar(
+        text("""
+            SELECT program -> 'numerics' FROM runs JOIN segments ON key = tip_key
+            WHERE sweep_id = :sweep ORDER BY runs.id DESC LIMIT 1
+        """),
+        {"sweep": sweep_id},
+    )
+    return dict(found or {})
 
 
 def pause(session: Session, name: str) -> Sweep:

@@ -1,7 +1,8 @@
 """From a spec's text to rows in the ledger. The one way in, for the command and for the service.
 
 Submitting the same spec again does nothing. A larger grid under the same name adds the cells that are new. Any other
-change under an old name is refused, with what differs and the way out: results would no longer say what made them.
+change under an old name is refused, with what differs and the way out: results would no longer say what made them. So
+is any change where the device or torch is another one than that of the sweep's runs: by their keys all would be new.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ledger.errors import SweepExists
 from ledger.models import Sweep
 from ledger.settings import Settings
 from orchestrator.at_hand import data_source, planned, prepared_for, then_source
+from orchestrator.plan.programs import torch_version
 from orchestrator.plan.rows import run_rows, segment_rows
 from orchestrator.plan.uncollected import uncollected
 from orchestrator.pools import declared
@@ -63,10 +65,8 @@ def submit_text(
     digest = key_of(spec.canonical())
     with Session(engine) as session:
         existing = sweeps.find(session, spec.name)
-        if existing is not None:
-            _refuse_other(existing, spec)
-            if existing.spec_digest == digest:
-                return Submitted(name=spec.name, outcome="unchanged", runs_added=0, plan=existing.plan)
+        if existing is not None and _repeats(session, existing, spec):
+            return Submitted(name=spec.name, outcome="unchanged", runs_added=0, plan=existing.plan)
         prepared = prepared_for(settings, data_source(spec), existing, "data", on_preparing)
         second = then_source(spec)
         then = None if second is None else prepared_for(settings, second, existing, "then", on_preparing)
@@ -110,19 +110,31 @@ def submit_text(
         return Submitted(name=spec.name, outcome=outcome, runs_added=added, plan=rows["plan"])
 
 
-def _refuse_other(existing: Sweep, spec: Spec) -> None:
-    """Raise SweepExists where the name stands for something that this spec does not extend."""
-    there = existing.spec
+def _repeats(session: Session, existing: Sweep, spec: Spec) -> bool:
+    """Whether the spec is that of the sweep that has its name. Raises SweepExists where it is one that does not extend
+    it."""
+    there, here = existing.spec, spec.canonical()
     with suppress(ValidationError):
         # One stored by an older version lacks the fields that came since: their defaults are what it meant.
         there = Spec.model_validate(there).canonical()
-    changes = list(_differences(there, spec.canonical(), ""))
+    if there == here:
+        return True
+    changes = list(_differences(there, here, ""))
+    # The keys of runs know these. Under others all runs would be new, beside the same ones of the old keys.
+    planned = sweeps.numerics(session, existing.id)
+    for name, path, new in (
+        ("device_type", "execution.device", spec.execution.device_type),
+        ("torch_version", "torch", torch_version(spec.execution.device)),
+    ):
+        if planned.get(name, new) != new:
+            changes.append((path, planned[name], new))
     if not changes:
-        return
+        return False
     lines = [f"a sweep named {spec.name!r} exists with another content:"]
     lines += [f"  {path}: {_shown(old)} there, {_shown(new)} here" for path, old, new in changes]
     lines.append(
-        "give this one another name; only `grid` may grow and `execution` change under the same name"
+        "give this one another name; only `grid` may grow, and `execution` change (but for the device), under the same "
+        "name"
     )
     raise SweepExists("\n".join(lines))
 

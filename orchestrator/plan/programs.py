@@ -176,7 +176,7 @@ def run_of(
         name += f" {cell.pruning.pattern}"
     if cell.model.start_from:
         name += f" from {cell.model.start_from.rstrip('/').rpartition('/')[2]}"
-    if len(spec.grid.seed) > 1:
+    if cell.seed:  # whatever other seeds the grid has: it may grow, and the run is the same
         name += f" seed={cell.seed}"
     return replace(run, name=name)
 

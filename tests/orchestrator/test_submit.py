@@ -13,6 +13,7 @@ from ledger import runs, sweeps
 from ledger.errors import SweepExists
 from ledger.models import Run, Segment, SegmentState, Sweep
 from ledger.settings import Settings
+from orchestrator import submit
 from orchestrator.at_hand import plan_for
 from orchestrator.spec import SpecError, load_spec
 from orchestrator.submit import submit_text
@@ -67,6 +68,31 @@ def test_a_larger_grid_adds_only_what_is_new(engine: Engine, settings: Settings,
         assert count(session, Run) == 36
         # Two of the new cells' three dense shapes are new; the shared trunk of the other is not planned twice.
         assert count(session, Segment) == before + 9 + 3
+
+
+def test_more_seeds_are_new_runs_beside_the_old_ones(engine: Engine, settings: Settings, small: str) -> None:
+    submit_text(settings, engine, small)
+    seeds = small.replace("  steps:", "  seed: [0, 1]\n  steps:")
+    assert submit_text(settings, engine, seeds).runs_added == 27
+    with Session(engine) as session:
+        names = [row["name"] for row in runs.table(session, "small")]
+    assert names[27:] == [f"{name} seed=1" for name in names[:27]]
+
+
+@pytest.mark.parametrize("change", ["execution: {attempts: 7}\n", "execution: {device: xla}\n"])
+def test_what_would_make_every_run_a_new_one_is_refused(
+    engine: Engine, settings: Settings, small: str, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit_text(settings, engine, small)
+    if "device" not in change:
+        monkeypatch.setattr(submit, "torch_version", lambda device: "99.0")
+    with pytest.raises(
+        SweepExists, match=r"execution\.device: 'cpu' there, 'xla' here|torch: '.*' there, '99\.0' here"
+    ):
+        submit_text(settings, engine, small + change)
+    assert submit_text(settings, engine, small).outcome == "unchanged"
+    with Session(engine) as session:
+        assert count(session, Run) == 27
 
 
 def test_a_sweep_stays_with_the_data_that_its_runs_have_seen(
