@@ -34,6 +34,11 @@ class Place(NamedTuple):
     device: str
     devices: int = 1
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What it shares with places whose runs take other numbers of the same devices."""
+        return self.pool, self.device
+
 
 @dataclass(frozen=True)
 class Placed:

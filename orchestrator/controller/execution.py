@@ -37,6 +37,7 @@ def carry_out(
         from orchestrator.controller.deaths import Deaths
         from orchestrator.controller.searcher import LedgerSearcher
         from orchestrator.controller.trainable import SegmentTrainable
+        from orchestrator.controller.turns import Turns
 
         searcher = LedgerSearcher(engine, sweep_ids=assignment.sweep_ids, placing=placing, stopping=stopping)
         supervisor.searcher = searcher
@@ -48,7 +49,12 @@ def carry_out(
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=searcher, num_samples=-1, reuse_actors=True, metric=None, mode=None
+                search_alg=searcher,
+                scheduler=Turns(searcher),
+                num_samples=-1,
+                reuse_actors=True,
+                metric=None,
+                mode=None,
             ),
             run_config=tune.RunConfig(
                 name=assignment.controller,

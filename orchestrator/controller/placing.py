@@ -53,6 +53,10 @@ class Placing:
         room = _room(pool, place)
         return max(1, min(room, *(n for n in (placed.max_concurrent, self.limit, room) if n is not None)))
 
+    def devices(self, place: Place) -> int:
+        """The devices of that kind that its pool has at most."""
+        return _room(self.check(place), place._replace(devices=1))
+
     def request(self, config: Mapping[str, Any]) -> PlacementGroupFactory:
         """What a trial takes of Ray: one placement group, all or nothing; `config` as the searcher hands it out."""
         from ray.tune import PlacementGroupFactory

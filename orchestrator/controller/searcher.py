@@ -6,6 +6,7 @@ import collections
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -23,6 +24,10 @@ POLL_SECONDS = 1.0
 
 #: Longest pause, in seconds, before another worker is started where one after the other dies without a result.
 LONGEST_PAUSE = 30.0
+
+#: Seconds for which a worker makes no room for runs that take another number of its devices: to start the processes for
+#: them takes several.
+LEAST_WALK_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +50,10 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
         self._placing = placing
         self._stopping = stopping
         self._live: dict[str, Place] = {}
+        self._began: dict[str, float] = {}
         self._offered: dict[str, str] = {}
         self._ready: dict[Place, list[str]] = {}
+        """The most urgent place first."""
         self._workers: dict[Place, int] = {}
         self._refused: set[Place] = set()
         self._asked_at = float("-inf")
@@ -65,14 +72,35 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         now = time.monotonic()
         busy = collections.Counter(self._live.values())
+        held: set[tuple[str, str]] = set()
         for place, ready in self._ready.items():
-            if ready and busy[place] < self._workers[place] and now >= self._not_before.get(place, now):
-                key = ready.pop(0)
-                self._live[trial_id] = place
-                self._offered[trial_id] = key
-                self.given[trial_id] = place, key
-                return {"segment": key, **place._asdict(), "workers": self._workers[place]}
+            if not self._wants_worker(place, busy) or place.kind in held:
+                continue
+            if not self._has_room(place, busy):
+                # Whoever is less urgent and takes fewer devices would get those that come free, one by one.
+                held.add(place.kind)
+                continue
+            key = ready.pop(0)
+            self._live[trial_id] = place
+            self._offered[trial_id] = key
+            self._began[trial_id] = now
+            self.given[trial_id] = place, key
+            return {"segment": key, **place._asdict(), "workers": self._workers[place]}
         return None
+
+    def makes_room(self, trial_id: str) -> bool:
+        """Whether a worker that is between two packs should end: what is more urgent waits for its devices, for runs
+        that take another number of them."""
+        own = self._live.get(trial_id)
+        if own is None or time.monotonic() - self._began[trial_id] < LEAST_WALK_SECONDS:
+            return False
+        busy = collections.Counter(self._live.values())
+        for place in self._ready:
+            if place == own:
+                return False
+            if place.kind == own.kind and self._wants_worker(place, busy) and not self._has_room(place, busy):
+                return True
+        return False
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A segment ended, so that others may be ready."""
@@ -86,6 +114,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         """A worker ran out of work, or died."""
         place = self._live.pop(trial_id, None)
+        self._began.pop(trial_id, None)
         self._offered.pop(trial_id, None)
         self._asked_at = float("-inf")
         if not error:
@@ -138,11 +167,23 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
             self._ready = {}
         self._asked_at = now
 
+    def _wants_worker(self, place: Place, busy: Mapping[Place, int]) -> bool:
+        """Whether one more could begin there, were its devices free."""
+        ready, now = self._ready[place], time.monotonic()
+        return bool(ready) and busy[place] < self._workers[place] and now >= self._not_before.get(place, now)
+
+    def _has_room(self, place: Place, busy: Mapping[Place, int]) -> bool:
+        """Whether the devices that a worker there takes are free, where others take other numbers of them."""
+        used = {other: other.devices * count for other, count in busy.items() if other.kind == place.kind}
+        alone = not set(used) - {place}
+        return alone or sum(used.values()) + place.devices <= self._placing.devices(place)
+
     def _ready_by_place(self, session: Session, served: tuple[int, ...] | None) -> dict[Place, list[str]]:
         """What could be handed out now, most urgent first. A full pool holds up no other."""
         found: dict[Place, list[str]] = {}
         offered = set(self._offered.values())
-        for place, placed in sweeps.by_place(session, served).items():
+        places = sweeps.by_place(session, served)
+        for place, placed in places.items():
             try:
                 self._workers[place] = self._placing.workers(place, placed)
             except PoolError as error:
@@ -152,4 +193,13 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]
                 continue
             keys = segments.ready(session, sweep_ids=placed.sweep_ids, limit=4 * self._workers[place] + 4)
             found[place] = [key for key in keys if key not in offered]
-        return found
+        if len(found) < 2:
+            return found
+        ids = [sweep for place in found for sweep in places[place].sweep_ids]
+        urgency = segments.ready(session, sweep_ids=ids, limit=sum(map(len, found.values())))
+        rank = {key: index for index, key in enumerate(urgency)}
+
+        def urgent(place: Place) -> int:
+            return min((rank.get(key, len(rank)) for key in found[place]), default=len(rank))
+
+        return {place: found[place] for place in sorted(found, key=urgent)}
