@@ -57,7 +57,7 @@ class Plan:
     @property
     def saved(self) -> float:
         """Share of the FLOPs that sharing saves."""
-        return 1 - self.flops_shared / self.flops_alone
+        return _saved(self.flops_shared, self.flops_alone)
 
     @property
     def saved_nominal(self) -> float:
@@ -68,7 +68,7 @@ class Plan:
         shared = sum(
             per_step[id(segment.program)] * (segment.end - segment.start) for segment in self.segments
         )
-        return 1 - shared / alone
+        return _saved(shared, alone)
 
     @property
     def runs_sharing(self) -> int:
@@ -142,6 +142,11 @@ def build(
         reused=frozenset(),
         repeats=None if rows is None else _repeats(runs, rows),
     )
+
+
+def _saved(shared: float, alone: float) -> float:
+    """The share, without what rounding makes of two sums of the same terms."""
+    return round(1 - shared / alone, 12) + 0.0
 
 
 def state_bytes(run: PlannedRun) -> int:

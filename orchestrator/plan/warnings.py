@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fitter.identifiability import gate
 from orchestrator.plan.programs import PlannedRun
+from orchestrator.spec.cells import idle_exclusions
 from orchestrator.spec.schema import Spec
 
 #: Relative miss of a target size that is worth a word.
@@ -28,6 +29,10 @@ def warnings(
         name, error = max(off.items(), key=lambda item: abs(item[1]))
         found.append(
             f"{len(off)} of {len(runs)} runs miss their size by over {MISS:.0%} (worst: {name}, {error:+.1%})"
+        )
+    for index in idle_exclusions(spec.grid):
+        found.append(
+            f"grid.exclude[{index}] leaves out no cell: {spec.grid.exclude[index]} is not in the grid"
         )
     if not prepared:
         found.append("the data is not prepared here: nothing can be matched with earlier sweeps yet")

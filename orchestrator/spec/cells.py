@@ -166,6 +166,20 @@ def _points(grid: GridSpec, axes: Mapping[str, list[Any]]) -> Iterator[tuple[dic
         yield {**alone, **extra}, f"grid.extra[{index}]"
 
 
+def idle_exclusions(grid: GridSpec) -> list[int]:
+    """Places in `exclude` that leave out no cell of the product: most often a value that is not on its axis."""
+    axes = grid.axes()
+
+    def hits(name: str, wanted: Any) -> bool:
+        return any(_matches({name: value}, {name: wanted}) for value in axes.get(name, ()))
+
+    return [
+        index
+        for index, excluded in enumerate(grid.exclude)
+        if not all(hits(name, wanted) for name, wanted in excluded.items())
+    ]
+
+
 def _matches(point: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
     """Whether each named value equals the point's, or is in the list of values that `exclude` gives for it."""
     return all(

@@ -158,6 +158,22 @@ def test_data_that_repeat_and_levels_that_lack_are_said_beforehand(
     assert "the law cannot be identified: data has 2 levels" in said
 
 
+def test_an_exclusion_that_hits_nothing_is_told() -> None:
+    spec = SMALL.replace(
+        "  steps:", '  exclude: [{sparsity: 0.9}, {sparsity: [0.75, 0.9], steps: 80}, {seed: "0"}]\n  steps:'
+    )
+    found = [each for each in build(load_spec(spec)).warnings() if "exclude" in each]
+    assert found == [
+        "grid.exclude[0] leaves out no cell: {'sparsity': 0.9} is not in the grid",
+        "grid.exclude[2] leaves out no cell: {'seed': '0'} is not in the grid",
+    ]
+
+
+def test_what_shares_nothing_saves_nothing() -> None:
+    spec = SMALL.replace("[80, 160, 320]", "[1e18]").replace("[16e3, 32e3, 64e3]", "[16e3]")
+    assert str(build(load_spec(spec)).saved) == "0.0"
+
+
 def test_the_largest_checkpoints_are_weights_moments_and_masks(plan: Plan) -> None:
     largest = plan.checkpoints[0]
     run = next(run for run in plan.runs if run.name == largest["run"])
