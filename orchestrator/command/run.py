@@ -13,7 +13,6 @@ import click
 from rich.live import Live
 
 from ledger import sweeps
-from ledger.models import SweepState
 from ledger.settings import Settings
 from orchestrator.command.connection import ledger_engine, ledger_session
 from orchestrator.command.facts import InputError
@@ -70,11 +69,6 @@ def _carry_out(settings: Settings, name: str, max_concurrent: int | None, *, qui
     def following(leader: Leader) -> None:
         who = f"process {leader.process} on {leader.host}"
         aside.print(f"another controller leads on this ledger ({who}): it takes this sweep on, too …")
-
-    with ledger_session(settings) as session:
-        state_wanted = sweeps.get(session, name).state
-    if state_wanted in (SweepState.paused, SweepState.cancelled):
-        aside.print(f"{name} is {state_wanted}: `lacuna resume {name}` lets it go on")
 
     with _progress_view(quiet) as show:
         outcome = controller.run(

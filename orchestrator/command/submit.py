@@ -92,4 +92,10 @@ def submit(source: Source, text: bytes, name: str, *, quiet: bool) -> Submitted:
     )
     for warning in plan["warnings"]:
         out.print(f"warning: {warning}", style="yellow")
+    if not submitted.created:
+        now = source.progress(submitted.name)
+        if now.state in ("paused", "cancelled"):
+            out.print(f"{now.sweep} is {now.state}: `lacuna resume {now.sweep}` lets it go on")
+        if now.failed:
+            out.print(f"{now.failed} of its runs failed: `lacuna retry {now.sweep}` tries them again")
     return submitted

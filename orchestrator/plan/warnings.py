@@ -34,6 +34,12 @@ def warnings(
         found.append(
             f"grid.exclude[{index}] leaves out no cell: {spec.grid.exclude[index]} is not in the grid"
         )
+    budget, cheapest = spec.execution.budget_flops, min(run.flops_per_step * run.cell.steps for run in runs)
+    if budget is not None and budget < cheapest:
+        found.append(
+            f"execution.budget_flops, {budget:.4g}, has room for no cell: the cheapest takes {cheapest:.4g} FLOPs from "
+            "its beginning"
+        )
     if not prepared:
         found.append("the data is not prepared here: nothing can be matched with earlier sweeps yet")
     again = [(times, run.name) for times, run in zip(repeats or (), runs, strict=False) if times > 1]

@@ -169,6 +169,16 @@ def test_an_exclusion_that_hits_nothing_is_told() -> None:
     ]
 
 
+def test_a_budget_for_no_cell_is_told() -> None:
+    def told(budget: float) -> list[str]:
+        spec = load_spec(SMALL + f"execution: {{strategy: adaptive, budget_flops: {budget}}}\n")
+        return [each for each in build(spec).warnings() if "budget_flops" in each]
+
+    cheapest = min(run.flops_per_step * run.cell.steps for run in build(load_spec(SMALL)).runs)
+    assert told(cheapest) == []
+    assert len(told(0.99 * cheapest)) == 1
+
+
 def test_what_shares_nothing_saves_nothing() -> None:
     spec = SMALL.replace("[80, 160, 320]", "[1e18]").replace("[16e3, 32e3, 64e3]", "[16e3]")
     assert str(build(load_spec(spec)).saved) == "0.0"

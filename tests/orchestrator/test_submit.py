@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from ledger import runs, sweeps
@@ -15,6 +15,8 @@ from ledger.models import Run, Segment, SegmentState, Sweep
 from ledger.settings import Settings
 from orchestrator import submit
 from orchestrator.at_hand import plan_for
+from orchestrator.command.ledger_source import LedgerSource
+from orchestrator.command.submit import submit as submitting
 from orchestrator.spec import SpecError, load_spec
 from orchestrator.submit import submit_text
 
@@ -55,6 +57,22 @@ def test_submitting_the_same_again_changes_nothing(engine: Engine, settings: Set
     with Session(engine) as session:
         assert count(session, Sweep) == 1
         assert count(session, Run) == 27
+
+
+def test_what_a_known_sweep_waits_for_is_told(
+    engine: Engine, settings: Settings, small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        submitting(LedgerSource(settings, engine), small.encode(), "spec", quiet=False)
+        return capsys.readouterr().out
+
+    assert "resume" not in told() + told()
+    with Session(engine) as session, session.begin():
+        sweeps.pause(session, "small")
+        session.execute(update(Run).where(Run.position < 2).values(state=SegmentState.failed))
+    again = told()
+    assert "small is paused: `lacuna resume small` lets it go on" in again
+    assert "2 of its runs failed: `lacuna retry small` tries them again" in again
 
 
 def test_a_larger_grid_adds_only_what_is_new(engine: Engine, settings: Settings, small: str) -> None:
