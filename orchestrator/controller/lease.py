@@ -56,7 +56,8 @@ class Lease:
         and should they go on from a later state that this one left, they do not measure it."""
         try:
             with Session(self._engine) as session, session.begin():
-                points.replay(session, self.claim.segment_key, self.spool.batch())
+                left = self.spool.batch(up_to=self.claim.end_step)
+                points.replay(session, self.claim.segment_key, left)
         except SQLAlchemyError as error:
             log.warning("points wait on the disk: %s", getattr(error, "orig", error))
             return False

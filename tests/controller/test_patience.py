@@ -70,4 +70,4 @@ def test_what_a_fenced_attempt_had_measured_is_handed_in(engine: Engine) -> None
             session.commit()
             assert held.note_checkpoint("attempt-1/step-3", 3) is False
             assert rows(engine, "SELECT 1 FROM metric_points") == []
-    assert rows(engine, "SELECT step FROM metric_points ORDER BY step") == [(1,), (2,)]
+    assert rows(engine, "SELECT step FROM metric_points ORDER BY step") == [(1,), (2,), (3,)]
