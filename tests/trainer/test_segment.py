@@ -269,12 +269,13 @@ def test_a_hopeless_learning_rate_ends_as_diverged(program: Make, prepared: Prep
     assert not list(tmp_path.iterdir()), "a diverged run leaves no state that could be taken for a result"
 
 
-def test_a_loss_that_is_no_number_is_caught_at_its_step(
-    program: Make, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", [math.nan, 4.01 * math.log(384)])
+def test_a_loss_beyond_four_times_that_of_guessing_is_caught_at_its_step(
+    lost: float, program: Make, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Run.advance
-    monkeypatch.setattr(Run, "advance", lambda run: math.nan if whole(run) and run.step == 4 else 1.0)
-    with pytest.raises(Diverged, match="loss nan after step 4"):
+    whole, bad = Run.advance, 3.99 * math.log(384)
+    monkeypatch.setattr(Run, "advance", lambda run: lost if whole(run) and run.step == 4 else bad)
+    with pytest.raises(Diverged, match=f"loss {lost} after step 4"):
         train(program(steps=20), 0, 20, prepared, tmp_path)
 
 
