@@ -175,6 +175,8 @@ def test_the_newest_intact_state_of_a_folder_is_resumed(
     shutil.rmtree(tmp_path / "step-10")
     with pytest.raises(CheckpointError, match=r"step-17/weights\.safetensors is torn"):
         train(pruned, 0, 24, prepared, tmp_path / "last", resume_from=str(tmp_path / "step-17"))
+    with pytest.raises(CheckpointError, match="is at step 24, outside this segment's 0 to 12"):
+        train(pruned, 0, 12, prepared, tmp_path / "last", resume_from=alone.checkpoint)
 
 
 def test_intermediate_states_do_not_pile_up(pruned: Program, prepared: Prepared, tmp_path: Path) -> None:
@@ -277,6 +279,24 @@ def test_a_loss_beyond_four_times_that_of_guessing_is_caught_at_its_step(
     monkeypatch.setattr(Run, "advance", lambda run: lost if whole(run) and run.step == 4 else bad)
     with pytest.raises(Diverged, match=f"loss {lost} after step 4"):
         train(program(steps=20), 0, 20, prepared, tmp_path)
+
+
+def test_no_state_with_a_weight_that_is_no_number_is_written(
+    program: Make, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Run.advance
+
+    def spoiled(run: Run) -> torch.Tensor:
+        loss = whole(run)
+        if run.step == 2:
+            run._parameters.views["shared.weight"][2, 0] = math.nan  # of an id that no text has
+        return loss
+
+    monkeypatch.setattr(Run, "advance", spoiled)
+    with pytest.raises(Diverged) as diverged:
+        train(program(steps=2), 0, 2, prepared, tmp_path)
+    assert math.isfinite(diverged.value.loss)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("start", "end", "parent"), [(5, 5, "x"), (0, 25, None), (5, 10, None), (0, 5, "x")])
