@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from ledger import channels
 from ledger.bulk import copy
-from ledger.errors import LedgerError, SweepExists
+from ledger.errors import NoSuchSweep, SweepExists
 from ledger.forest import place_segments, revive
 from ledger.models import Run, SegmentState, Sweep, SweepState
 
@@ -121,12 +121,12 @@ def extend(
 
 
 def get(session: Session, name: str) -> Sweep:
-    """The sweep of that name. Raises LedgerError, naming the sweeps there are."""
+    """The sweep of that name. Raises NoSuchSweep, naming the sweeps there are."""
     sweep = session.scalar(select(Sweep).where(Sweep.name == name))
     if sweep is None:
         names = session.scalars(select(Sweep.name).order_by(Sweep.id.desc()).limit(10)).all()
         there = f"there are: {', '.join(names)}" if names else "there are none yet"
-        raise LedgerError(f"there is no sweep named {name!r}; {there}")
+        raise NoSuchSweep(f"there is no sweep named {name!r}; {there}")
     return sweep
 
 

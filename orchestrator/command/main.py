@@ -140,7 +140,7 @@ def _known(error: Exception) -> int | None:
         "DocumentError",
     }
     wrong_input |= {"DataError", "ShapeError", "ProgramError", "InputError", "TokenError", "PoolError"}
-    wrong_input |= {"Refused"}
+    wrong_input |= {"Refused", "NoSuchSweep"}
     failed = {"LedgerError", "TrackingError", "FitError", "TrainerError", "RayError", "ClientError"}
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & wrong_input:
