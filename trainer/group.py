@@ -41,7 +41,8 @@ class Group:
         self.gradient = PartSum(self.parameters, ranks)
         self.optimizer = optim.build(self._settings, self.parameters)
         self._held = Held(self.parameters)
-        self._move = self._device.compile(self.optimizer.move)
+        move = self.optimizer.move
+        self._move = self._device.compile(move) if self.optimizer.compiles else move
         self.intact = True
         """Whether every member is as it was between two steps: so it is when a pass raises."""
         for place, run in enumerate(runs):

@@ -18,9 +18,11 @@ class Update(ABC):
     once and waits for nothing.
 
     spare: a buffer like the parameters' that holds nothing from one step to the next.
+    compiles: whether `move` gains by being compiled, where anything does.
     """
 
     spare: Tensor
+    compiles: bool = True
 
     @abstractmethod
     def stacked(self) -> dict[str, dict[str, Tensor]]:
