@@ -1,11 +1,12 @@
 """Packs of 1, 2, 4 and 8 models: member steps a second beside one run a process, and beside processes that share a GPU.
 
     python benchmarks/pack_speed.py                   the quickstart's shapes, two processes side by side on the cores
-    python benchmarks/pack_speed.py --device cuda     N from 0.3 M to 20 M on one GPU, and Ray's fractional GPUs
+    python benchmarks/pack_speed.py --device cuda     N from 0.3 M to 20 M on one GPU, and processes that share it
 
 On the CPU each process interleaves all sizes and its processor time counts, so that what else the machine does changes
 the ratios little; both processes measure the same size at the same time, so that they share memory and caches as the
-workers of a sweep do. On a GPU wall time counts, and `--ray` trains as many runs in as many Ray tasks of 1/P GPU each.
+workers of a sweep do. On a GPU wall time counts, and as many runs are trained in as many processes that share it too,
+which is what Ray's fractional GPUs come to: Ray counts the fractions, and starts the processes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.data import DataSource, prepare
 from trainer.program import DataStream, LearningRate, Numerics, Program
@@ -26,8 +28,8 @@ from trainer.shapes import shape_for
 
 SIZES = (1, 2, 4, 8)
 
-#: By family: the quickstarts' models, by dense linear weights, with their objectives; and a T5 of six layers each for
-#: GPUs.
+#: By family: the quickstarts' models, by dense linear weights, with their objectives; and a wider T5 for GPUs, of as
+#: few layers, since each size of a pack is compiled.
 _TEXT = {"heads": 2, "d_model": 64, "vocab_size": 384, "shape_rule": "linear"}
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("span-corruption", {**_TEXT, "d_ff": 170, "encoder_layers": 2, "decoder_layers": 2}),
@@ -43,10 +45,10 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LARGE = {
     "d_model": 512,
-    "heads": 8,
+    "heads": 4,
     "d_ff": 1024,
-    "encoder_layers": 6,
-    "decoder_layers": 6,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
     "vocab_size": 384,
 }
 WEIGHTS: dict[str, tuple[float, ...]] = {
@@ -72,7 +74,7 @@ def program(weights: float, device: str, batch_size: int, digest: str, family: s
         batch_size=batch_size,
         steps=RUN_STEPS,
         learning_rate=LearningRate(base=0.25, warmup=40),
-        numerics=Numerics(device_type=device),
+        numerics=Numerics(precision="float32" if device == "cpu" else "bf16", device_type=device),
     )
 
 
@@ -95,9 +97,10 @@ def seconds_a_step(
         for n in sizes
     }
     fastest = dict.fromkeys(sizes, float("inf"))
+    least = 8 if device.type == "cpu" else 80  # steps of a member: so that a GPU's are many milliseconds
     for trial in range(rounds + 1):  # the first is for warming up
         for size in sizes:
-            steps = max(1, 8 // size)
+            steps = max(1, least // size)
             wait()
             begin = clock()
             for _ in range(steps):
@@ -108,50 +111,76 @@ def seconds_a_step(
     return fastest
 
 
-def side_by_side(chosen: Program, data: Path, processes: int, rounds: int) -> list[dict[int, float]]:
-    """What each of so many processes measured, all at the same time."""
+#: In a process that measures beside others: where they wait for each other.
+_barrier: Barrier
+
+Found = TypeVar("Found")
+
+
+def _meets(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def side_by_side(processes: int, measure: Callable[..., Found], *arguments: Any) -> list[Found]:
+    """What each of so many processes measured, all at the same time. measure: takes its place among them first."""
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(processes), context.Queue()
-    arguments = (chosen, data, rounds, barrier, results)
-    workers = [context.Process(target=_measure, args=arguments) for _ in range(processes)]
-    for worker in workers:
-        worker.start()
-    found = [results.get() for _ in workers]
-    for worker in workers:
-        worker.join()
+    barrier = context.Barrier(
+        processes, timeout=300
+    )  # seconds: one that has failed is not waited for any longer
+    with ProcessPoolExecutor(processes, context, _meets, (barrier,)) as workers:
+        asked = [workers.submit(_or_stop_all, measure, place, *arguments) for place in range(processes)]
+        return [one.result() for one in asked]
+
+
+def _or_stop_all(measure: Callable[..., Found], *arguments: Any) -> Found:
+    try:
+        return measure(*arguments)
+    except BaseException:
+        _barrier.abort()
+        raise
+
+
+def packs(place: int, chosen: Program, data: Path, rounds: int) -> dict[int, float]:
+    """Size → seconds of a step, as measured by one of the processes that do."""
+    return seconds_a_step(chosen, data, SIZES, rounds, _barrier.wait)
+
+
+def sharing(place: int, chosen: Program, data: Path, steps: int) -> dict[int, tuple[float, float]]:
+    """Processes that train a run each at the same time → when this one began and ended so many steps; those alone of
+    which it was one."""
+    from trainer.data.prepared import open_prepared
+    from trainer.devices import device_for
+    from trainer.run import Run
+
+    device = device_for(chosen.numerics.device_type)
+    run = Run(chosen, open_prepared(data), device)
+    for _ in range(10):
+        run.advance()
+    device.wait()
+    found = {}
+    for processes in SIZES:
+        _barrier.wait()
+        if place < processes:
+            begin = time.perf_counter()
+            for _ in range(steps):
+                run.advance()
+            device.wait()
+            found[processes] = begin, time.perf_counter()
     return found
 
 
-def _measure(chosen: Program, data: Path, rounds: int, barrier: Barrier, results: Any) -> None:
-    results.put(seconds_a_step(chosen, data, SIZES, rounds, barrier.wait))
+def shared(chosen: Program, data: Path, steps: int) -> dict[int, float]:
+    """Member steps a second of so many processes that share the device, one run each."""
+    found = side_by_side(SIZES[-1], sharing, chosen, data, steps)
+    rates = {}
+    for n in SIZES:
+        times = [each[n] for each in found if n in each]
+        rates[n] = n * steps / (max(end for _, end in times) - min(begin for begin, _ in times))
+    return rates
 
 
-def shared_by_ray(chosen: Program, data: Path, tasks: int, steps: int = 200) -> float:
-    """Member steps a second of so many runs in Ray tasks that hold 1/tasks of the GPU each."""
-    import ray
-
-    @ray.remote(num_gpus=1 / tasks, max_calls=1)
-    def train() -> tuple[float, float]:
-        from trainer.data.prepared import open_prepared
-        from trainer.devices import device_for
-        from trainer.run import Run
-
-        device = device_for(chosen.numerics.device_type)
-        run = Run(chosen, open_prepared(data), device)
-        for _ in range(10):
-            run.advance()
-        device.wait()
-        began = time.time()
-        for _ in range(steps):
-            run.advance()
-        device.wait()
-        return began, time.time()
-
-    times = ray.get([train.remote() for _ in range(tasks)])
-    return tasks * steps / (max(end for _, end in times) - min(begin for begin, _ in times))
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -161,7 +190,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--weights", type=float, nargs="*", help="dense linear weights; default: by device")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ray", action="store_true", help="also Ray's fractional sharing of the GPU")
+    parser.add_argument(
+        "--shared",
+        type=int,
+        metavar="STEPS",
+        help="of processes that share it; default: 100 on a GPU, else 0: none",
+    )
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("LACUNA_HOME", "/tmp/pack-speed")))
     chosen = parser.parse_args()
     processes = chosen.processes or (2 if chosen.device == "cpu" else 1)
@@ -174,21 +208,29 @@ def main() -> None:
     print(
         f"{processes} processes, batch of {chosen.batch_size}; runs of {RUN_STEPS} steps per hour, × one run a process"
     )
+    steps = (100 if chosen.device == "cuda" else 0) if chosen.shared is None else chosen.shared
+    failed = False
     for weights in chosen.weights or WEIGHTS[chosen.device]:
         made = program(weights, chosen.device, chosen.batch_size, prepared.digest, chosen.family)
-        found = side_by_side(made, prepared.path, processes, chosen.rounds)
-        rate = {n: sum(n / each[n] for each in found) for n in SIZES}
-        cells = [f"{n}: {rate[n] * 3600 / RUN_STEPS:7.1f} ({rate[n] / rate[1]:.2f}×)" for n in SIZES]
-        print(f"{weights:>10,.0f} weights, d = {made.shape['d_model']:>3}   " + "   ".join(cells), flush=True)
-        if chosen.ray:
-            import ray
+        print(f"{weights:>10,.0f} weights, d = {made.shape['d_model']:>3}   ", end="", flush=True)
+        try:
+            found = side_by_side(processes, packs, made, prepared.path, chosen.rounds)
+            alone = sum(1 / each[1] for each in found)
+            told({n: sum(n / each[n] for each in found) for n in SIZES}, alone)
+            if steps:
+                print("   processes that share the device  ", end="", flush=True)
+                told(shared(made, prepared.path, steps), alone)
+        except Exception as error:
+            failed = True
+            print(f"failed: {type(error).__name__}: {error}", flush=True)
+    return int(failed)
 
-            ray.init(ignore_reinit_error=True, include_dashboard=False)
-            shared = {n: shared_by_ray(replace(made, seed=1), prepared.path, n) for n in SIZES}
-            print(
-                "   Ray shares the device: " + "   ".join(f"{n}: {shared[n] / rate[1]:.2f}×" for n in SIZES)
-            )
+
+def told(rates: dict[int, float], alone: float) -> None:
+    """Print member steps a second as runs an hour, and held against a run that is alone."""
+    cells = [f"{n}: {rate * 3600 / RUN_STEPS:7.1f} ({rate / alone:.2f}×)" for n, rate in rates.items()]
+    print("   ".join(cells), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,10 +4,14 @@
     python benchmarks/train_speed.py --device cuda               a GPU: T5 of 4 + 4 layers at d = 256, 768, 1024, bf16
 
 Each row is a process of its own. On a CPU all take turns of a few steps, so that what else the machine does meets them
-alike, and processor time counts; the ratio is the median over the turns. On a GPU one comes after the other and wall
-time counts, with the share of the GPU's peak of bf16 products that the model's FLOPs take. Evaluation and checkpoints
-are left out. Needs `accelerate` for the Trainer's rows, which are left out without it. Of the widths of a GPU the first
-alone has all rows, the others ours.
+alike, and processor time counts; the ratio is the median over the turns. On a GPU one comes after the other, each is
+printed as it ends, and wall time counts, with the share of the GPU's peak of bf16 products that the model's FLOPs take;
+a row that fails or takes longer than its minutes is told, and the next one begins. Evaluation and checkpoints are left
+out. Needs `accelerate` for the Trainer's rows, which are left out without it. Of the widths of a GPU the first alone
+has all rows, the others ours.
+
+The Trainer has the batches ready as we do (two workers of its loader on a GPU), AdamW fused, and kernels of any kind;
+ours are deterministic but in the row that says otherwise.
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,9 @@ from trainer.shapes import shape_for
 
 #: Steps that are not timed: allocators and caches settle, a GPU's passes are compiled.
 WARM_UP = 40
+
+#: Seconds for a row on a GPU, compiling included: another one must have its turn.
+LONGEST = 150.0
 
 #: bf16 products a second, dense, by what the driver calls the GPU (NVIDIA's data sheets).
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
@@ -70,7 +78,7 @@ def program_of(
     return Program(
         family="t5",
         shape=shape_for("t5", 12 * width**2 * 2 * size["layers"], model).dims,
-        data=DataStream(digest=data.digest, sequence_length=size["length"]),
+        data=DataStream(digest=data.digest, sequence_length=size["length"], evaluation_batches=1),
         batch_size=size["batch"],
         steps=total,
         optimizer=Optimizer(name=optimizer),
@@ -100,13 +108,14 @@ class Turns:
         return bool(line)
 
 
-def ours(program: Program, data: Prepared, turns: Turns, *, graphs: bool) -> None:
-    """Our loop. graphs: its passes recorded as CUDA graphs."""
+def ours(program: Program, data: Prepared, turns: Turns, **of_cuda: bool) -> None:
+    """Our loop. of_cuda: how the GPU is used."""
     from trainer.devices import device_for
     from trainer.devices.cuda import Cuda
     from trainer.run import Run
 
-    run = Run(program, data, Cuda(graphs=True) if graphs else device_for(program.numerics.device_type))
+    kind = program.numerics.device_type
+    run = Run(program, data, Cuda(**of_cuda) if kind == "cuda" else device_for(kind))
     run.advance()
     while turns.more():
         run.advance()
@@ -159,6 +168,8 @@ def theirs(program: Program, data: Prepared, turns: Turns, *, compiled: bool) ->
             torch_compile=compiled,
             disable_tqdm=True,
             dataloader_pin_memory=not on_cpu,
+            # One process makes a batch between two steps otherwise, as ours does on a CPU.
+            dataloader_num_workers=0 if on_cpu else 2,
         )
         transformers.Trainer(
             model=network.module,
@@ -186,7 +197,7 @@ def child(row: str, data: str, width: int, heads: int, steps: int, device: str) 
     if row.startswith("transformers.Trainer"):
         theirs(program, prepared, turns, compiled="compiled" in row)
     else:
-        ours(program, prepared, turns, graphs="graphs" in row)
+        ours(program, prepared, turns, graphs="graphs" in row, deterministic="any kernels" not in row)
     if device == "cpu":
         peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, ""
     else:
@@ -194,13 +205,26 @@ def child(row: str, data: str, width: int, heads: int, steps: int, device: str) 
     print(json.dumps([peak, name]), flush=True)
 
 
-class Row:
-    """A row's process, warm once this returns."""
+class RowFailed(RuntimeError):
+    """A row ended before it was asked to: with what it said last."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+
+class Row:
+    """A row's process, warm once this returns. Raises RowFailed, as all that is asked of it does.
+
+    longest: seconds after which it is killed; 0: never.
+    """
+
+    def __init__(self, command: Sequence[str], longest: float = 0.0) -> None:
+        # Not a pipe: what nobody reads meanwhile would stop it once the pipe is full.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )
+        self._timer = threading.Timer(longest, self._process.kill)
+        self._timer.daemon = True
+        if longest:
+            self._timer.start()
         self._answer()
 
     def turn(self, steps: int) -> float:
@@ -218,62 +242,75 @@ class Row:
 
     def kill(self) -> None:
         """End it at once."""
+        self._timer.cancel()
         self._process.kill()
         self._process.wait()
+        self._said.close()
 
     def _ask(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer will be missing, and says why
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
-        assert self._process.stderr is not None
         # The Trainer says what it pleases on standard output too.
         for line in self._process.stdout:
             if line.startswith(("[", *"0123456789")):
                 return json.loads(line)
-        raise SystemExit(f"a row ended before it was asked to:\n{self._process.stderr.read()[-4000:]}")
+        code = self._process.wait()
+        self._said.seek(0)
+        raise RowFailed(f"ended with {code} before it was asked to:\n{self._said.read()[-2000:]}")
 
 
 @contextmanager
-def started(commands: Sequence[Sequence[str]]) -> Iterator[list[Row]]:
+def started(commands: Sequence[Sequence[str]], longest: float) -> Iterator[list[Row]]:
     """The rows of these commands; what is still there at the end is killed."""
     rows: list[Row] = []
     try:
         for command in commands:
-            rows.append(Row(command))
+            rows.append(Row(command, longest))
         yield rows
     finally:
         for row in rows:
             row.kill()
 
 
-def table(
-    rows: Sequence[str], data: Path, width: int, heads: int, device: str, turns: int, steps: int
-) -> None:
-    """Measure the rows at one width and print them."""
-    common = ["--heads", str(heads), "--steps", str(turns * steps), "--device", device, "--width", str(width)]
-    commands = {row: [sys.executable, __file__, "--row", row, str(data), *common] for row in rows}
-    found: dict[str, list[float]] = {row: [] for row in rows}
-    ends: dict[str, tuple[float, str]] = {}
-    # On a CPU all are alive and take turns; a GPU is theirs alone, one after the other.
-    for group in [list(rows)] if device == "cpu" else [[row] for row in rows]:
-        with started([commands[row] for row in group]) as processes:
-            for _ in range(turns):
-                for row, process in zip(group, processes, strict=True):
-                    found[row].append(process.turn(steps))
-            ends |= {row: process.end() for row, process in zip(group, processes, strict=True)}
-    program = program_of(open_prepared(data), width, heads, turns * steps, device=device)
-    flops = flops_of(program, open_prepared(data))
-    first = found[rows[0]]
-    for row in rows:
-        peak, name = ends[row]
-        ratio = statistics.median(mine / one for mine, one in zip(found[row], first, strict=True))
-        seconds = statistics.median(found[row])
-        highest = next((PEAKS[part] for part in PEAKS if part in name.replace("-", " ").split()), None)
-        used = "" if highest is None else f" {flops / seconds / highest:6.1%} of {name}"
-        print(f"{width:>5} {row:32} {1e3 * seconds:9.2f} {ratio:8.2f} {peak:8.0f}{used}", flush=True)
+class Table:
+    """Rows at one width: measured, printed, held against the first."""
+
+    def __init__(self, data: Path, width: int, heads: int, device: str, turns: int, steps: int) -> None:
+        self._width, self._turns, self._steps = width, turns, steps
+        self._longest = 0.0 if device == "cpu" else LONGEST
+        common = ["--heads", str(heads), "--steps", str(turns * steps)]
+        self._after = [str(data), *common, "--device", device, "--width", str(width)]
+        prepared = open_prepared(data)
+        self._flops = flops_of(program_of(prepared, width, heads, turns * steps, device=device), prepared)
+        #: The seconds of the first row, once it has been measured.
+        self._first: list[float] | None = None
+
+    def measure(self, rows: Sequence[str]) -> None:
+        """Rows that take turns. Raises RowFailed."""
+        is_first, self._first = self._first is None, self._first or []
+        commands = [[sys.executable, __file__, "--row", row, *self._after] for row in rows]
+        found: dict[str, list[float]] = {row: [] for row in rows}
+        with started(commands, self._longest) as processes:
+            for _ in range(self._turns):
+                for row, process in zip(rows, processes, strict=True):
+                    found[row].append(process.turn(self._steps))
+            ends = [process.end() for process in processes]
+        if is_first:
+            self._first = found[rows[0]]
+        for (row, each), (peak, name) in zip(found.items(), ends, strict=True):
+            ratios = [mine / one for mine, one in zip(each, self._first, strict=False)]
+            ratio = statistics.median(ratios) if ratios else float("nan")
+            seconds = statistics.median(each)
+            highest = next((PEAKS[part] for part in PEAKS if part in name.replace("-", " ").split()), None)
+            used = "" if highest is None else f" {self._flops / seconds / highest:6.1%} of {name}"
+            print(
+                f"{self._width:>5} {row:32} {1e3 * seconds:9.2f} {ratio:8.2f} {peak:8.0f}{used}", flush=True
+            )
 
 
 def flops_of(program: Program, data: Prepared) -> float:
@@ -286,7 +323,7 @@ def flops_of(program: Program, data: Prepared) -> float:
     return float(per_example * program.batch_size)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -301,24 +338,37 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.row:
         child(*asked.row, asked.width[0], asked.heads, asked.steps, asked.device)
-        return
+        return 0
+    failed = False
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(DataSource(max_tokens=2_000_000), Path(folder))
         print(f"{'d':>5} {'':32} {'ms a step':>9} {'of first':>8} {'peak MB':>8}", flush=True)
         for place, width in enumerate(asked.width or SIZES[asked.device]["widths"]):
             heads = asked.heads or (2 if asked.device == "cpu" else width // 64)
             rows = rows_of(asked.device, whole=place == 0)
-            table(rows, data.path, width, heads, asked.device, asked.turns, asked.steps)
+            table = Table(data.path, width, heads, asked.device, asked.turns, asked.steps)
+            # On a CPU all are alive and take turns; a GPU is theirs alone, one after the other.
+            for group in [rows] if asked.device == "cpu" else [[row] for row in rows]:
+                try:
+                    table.measure(group)
+                except RowFailed as error:
+                    failed = True
+                    print(f"{width:>5} {', '.join(group)}: {error}", flush=True)
+    return int(failed)
 
 
 def rows_of(device: str, *, whole: bool) -> list[str]:
-    """What is measured there. whole: the Trainer's too on a GPU, where every row is a minute of compiling."""
+    """What is measured there, the first being what the others are held against. whole: all of a GPU's rows, each of
+    which is half a minute of compiling or more."""
     theirs = ["transformers.Trainer"] * (find_spec("accelerate") is not None)
     if device == "cpu":
         return ["ours, dense", "ours, pruned", "ours, dense, adafactor", "ours, pruned, adafactor", *theirs]
-    rows = ["ours, dense", "ours, dense, graphs", "ours, pruned, adafactor"]
-    return [*rows, *theirs, *(f"{row}, compiled" for row in theirs)] if whole else rows
+    compiled = [f"{row}, compiled" for row in theirs]
+    if not whole:
+        return ["ours, dense", "ours, pruned, adafactor"]
+    ways = ["ours, dense, any kernels", "ours, dense, graphs"]
+    return ["ours, dense", *theirs, *compiled, "ours, pruned", "ours, pruned, adafactor", *ways]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
