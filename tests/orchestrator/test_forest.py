@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,16 @@ from orchestrator.plan.plan import build
 from orchestrator.plan.programs import torch_version
 from orchestrator.spec import load_spec
 from tests.orchestrator.texts import SMALL
-from trainer.program import DataStream, LearningRate, Program, ProgramError, Pruning, key_of
+from trainer.program import (
+    DataStream,
+    LearningRate,
+    Numerics,
+    Program,
+    ProgramError,
+    Pruning,
+    Switch,
+    key_of,
+)
 
 
 def program(steps: int = 400, sparsity: float = 0.5, **changes: Any) -> Program:
@@ -97,23 +106,43 @@ def test_parents_stand_before_their_children_and_are_at_least_as_urgent(runs: li
         seen[segment.key] = segment.priority
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        program(seed=1),
-        program(batch_size=16),
-        program(shape={"d_model": 32}),
-        program(data=DataStream(digest="e")),
-        program(data=DataStream(digest="d", evaluation_batches=3)),
-        replace(program(), numerics=replace(program().numerics, torch_version="3.0")),
-        replace(program(), numerics=replace(program().numerics, device_type="cuda")),
-        replace(program(), numerics=replace(program().numerics, precision="bf16")),
-        replace(program(), optimizer=replace(program().optimizer, decay_exponent=0.9)),
-        replace(program(), learning_rate=LearningRate(base=0.5)),
-    ],
-)
-def test_whatever_changes_a_result_changes_the_key_of_the_first_step(changed: Program) -> None:
-    assert changed.key_at(1) != program().key_at(1)
+#: Of fields whose text is a name: another name that exists.
+OTHER_NAME = {"method": "oneshot", "pattern": "block:2x2", "distribution": "erk", "schedule": "constant"}
+
+
+def test_whatever_changes_a_result_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every field there is, so that a new one cannot be left out."""
+    switched = Switch(at=300, data=DataStream(digest="e"))
+    base = program(then=switched, numerics=Numerics(torch_version="2.9"))
+    monkeypatch.setattr(
+        "trainer.program.problems_of", lambda program: []
+    )  # keys of what could not be trained, too
+    silent = set()
+    for path, value in leaves(base.to_dict()):
+        changed = base.to_dict()
+        part = changed
+        for name in path[:-1]:
+            part = part[name]
+        named = OTHER_NAME.get(path[-1], f"{value}x")
+        if isinstance(value, bool):
+            part[path[-1]] = not value
+        else:
+            part[path[-1]] = named if isinstance(value, str) else value + 1
+        found = Program.from_dict(changed)
+        if found.key_at(400) == base.key_at(400):
+            silent.add(".".join(path))
+        elif path[0] not in ("pruning", "then") and path[-1] != "cooldown":
+            assert found.key_at(1) != base.key_at(1), path
+    assert silent == {"steps", "start.url"}, "how long it goes on, and where its weights lay"
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, value) of everything in a mapping of mappings."""
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from leaves(item, (*path, name))
+        else:
+            yield (*path, name), item
 
 
 def test_a_key_is_the_same_in_every_process_and_for_every_spelling_of_a_number() -> None:
