@@ -99,9 +99,9 @@ def extend(
     Runs that the new grid lacks stay. A sweep that was completed is active again when there is something to run.
     """
     sweep = get(session, name)
+    asked_for = Run.cell["target_nonzero_params"].as_float()
     there = {
-        (row.tip_key, row.cell.get("target_nonzero_params"))
-        for row in session.execute(select(Run.tip_key, Run.cell).where(Run.sweep_id == sweep.id))
+        tuple(row) for row in session.execute(select(Run.tip_key, asked_for).where(Run.sweep_id == sweep.id))
     }
     new = [run for run in runs if (run["tip_key"], run["cell"].get("target_nonzero_params")) not in there]
     sweep.spec, sweep.spec_text, sweep.spec_digest = dict(spec), spec_text, spec_digest
