@@ -2,7 +2,7 @@
 
     python benchmarks/train_methods.py --steps 600 --seeds 3
 
-Prints a table of validation losses (nats a byte, mean and range over seeds), best first. About 10 minutes on one core
+Prints a table of validation losses (nats a byte, mean and range over seeds), best first. About 20 minutes on one core
 with the defaults; windows are the paper's, scaled to the run's length.
 """
 
