@@ -30,7 +30,7 @@ from trainer.segment import train_segment
 
 @pytest.mark.chaos
 @pytest.mark.usefixtures("ray")
-def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
+def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed_and_all_are_paused(
     settings: Settings, engine: Engine, tmp_path: Path
 ) -> None:
     tracked = Settings(
@@ -38,40 +38,49 @@ def test_two_processes_train_each_run_to_the_bits_of_one_although_one_is_killed(
         database_url=settings.database_url,
         tracking_uri=f"sqlite:///{settings.home}/mlflow.db",
     )
-    text = tiny.spec_text(settings.home, sparsity="[0.5]", steps="[120]", checkpoint_every=10, attempts=1)
+    text = tiny.spec_text(settings.home, sparsity="[0.5]", steps="[240]", checkpoint_every=10, attempts=1)
     text = text.replace("batch_size: 4", "batch_size: 4\n  micro_batch: 2")
     submit_text(tracked, engine, text.replace("execution: {", "execution: {devices_per_run: 2, "))
 
     def saw() -> str:
         return scene(engine, settings.home)
 
-    def kill_one() -> None:
-        until(lambda: rows(engine, "SELECT 1 FROM segments WHERE progress_step >= 40"), saw=saw)
+    def kill_one_and_pause_the_next() -> None:
+        until(lambda: rows(engine, "SELECT 1 FROM segments WHERE progress_step >= 80"), saw=saw)
         members().pop().kill()
+        running = "SELECT 1 FROM attempts WHERE state = 'running'"
+        try:
+            until(lambda: rows(engine, running + " AND started_step >= 80"), saw=saw)
+            with Session(engine) as session, session.begin():
+                sweeps.pause(session, "tiny")
+            until(lambda: not rows(engine, running), saw=saw)
+        finally:  # else the controller would wait for ever
+            with Session(engine) as session, session.begin():
+                sweeps.resume(session, "tiny")
 
-    killing = threading.Thread(target=kill_one)
-    killing.start()
+    disturbing = threading.Thread(target=kill_one_and_pause_the_next)
+    disturbing.start()
     assert controller.run(tracked, ["tiny"], max_concurrent=1).ok, saw()
-    killing.join()
+    disturbing.join()
     assert completed_twice(engine) == []
     # It cost no attempt of the one that there was, and nothing that had been written was done again.
-    [lost] = rows(engine, "SELECT kind, started_step FROM attempts WHERE state = 'lost'")
-    [resumed] = rows(
+    lost, paused, resumed = rows(
         engine,
-        "SELECT started_step FROM attempts WHERE segment_key = (SELECT segment_key FROM attempts WHERE state = 'lost')"
-        " AND state = 'completed'",
+        "SELECT state, kind, started_step, step FROM attempts WHERE segment_key = (SELECT segment_key FROM attempts "
+        "WHERE state = 'lost') ORDER BY id",
     )
-    assert (lost.kind, lost.started_step < 40 <= resumed.started_step) == ("preempted", True), saw()
+    assert (lost.kind, lost.started_step < 80 <= paused.started_step) == ("preempted", True), saw()
+    assert (paused.state, resumed.state, resumed.started_step) == ("stopped", "completed", paused.step), saw()
 
     # The same programs in one process of the same parts, without a gang: their keys are the same, and their losses.
     [(program, data)] = rows(
-        engine, "SELECT program, data_path FROM segments WHERE end_step = 120 AND state = 'completed'"
+        engine, "SELECT program, data_path FROM segments WHERE end_step = 240 AND state = 'completed'"
     )
     alone = Program.from_dict(program)
     assert alone.numerics.micro_batch == 2
     assert alone.numerics.device_type == "cpu"
     result = train_segment(
-        *(alone, 0, 120), data=Path(data), parent=None, output=str(tmp_path / "alone"), sink=NoSink()
+        *(alone, 0, 240), data=Path(data), parent=None, output=str(tmp_path / "alone"), sink=NoSink()
     )
     assert losses(engine) == dict.fromkeys(losses(engine), result.loss)
 
