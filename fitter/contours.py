@@ -100,12 +100,13 @@ def contours(
 
 
 def cost_slope(sparsity: Array, accounting: Accounting) -> Array:
-    """d ln c_mul / dS, by differences on a scale that keeps eight digits; one-sided at S = 0."""
+    """d ln c_mul / dS, by differences on a scale that keeps eight digits; one-sided at S = 0, NaN within rounding of 1."""
     step = 1e-5 * (1.0 - sparsity)
     low = np.maximum(sparsity - step, 0.0)
     high = sparsity + step
     rise = np.log(cost_multiplier(high, accounting)) - np.log(cost_multiplier(low, accounting))
-    return np.asarray(rise / (high - low))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(rise / (high - low))
 
 
 def _data(law: Law, raw: Array, sparsity: Array, nonzero_params: Array, accounting: Accounting) -> Array:

@@ -144,6 +144,12 @@ def test_contours_come_as_json_csv_and_parquet(client: TestClient, fitted: Sweep
     assert parquet.content[:4] == b"PAR1"
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_a_contour_within_rounding_of_sparsity_1_has_no_numbers(client: TestClient, fitted: Sweep) -> None:
+    line = client.get(f"{LAW}/contours?points=3&sparsity={1 - 2**-52}").json()["contours"][0]
+    assert line["flops"] == line["data"] == line["low"] == [None] * 3
+
+
 def test_the_point_on_a_contour_has_that_optimum(client: TestClient, fitted: Sweep) -> None:
     lines = client.get(f"{LAW}/contours?points=3&sparsity=0.75").json()
     params = {"nonzero_params": lines["nonzero_params"][1], "flops": lines["contours"][0]["flops"][1]}

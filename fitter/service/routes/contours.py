@@ -98,10 +98,10 @@ def _contours(
         contours=[
             Contour(
                 sparsity=wanted[i],
-                flops=lines.flops[i].tolist(),
+                flops=numbers(lines.flops[i]),
                 low=numbers(lines.low[i]),
                 high=numbers(lines.high[i]),
-                data=lines.data[i].tolist(),
+                data=numbers(lines.data[i]),
             )
             for i in range(len(wanted))
         ],

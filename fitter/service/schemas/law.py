@@ -190,10 +190,13 @@ class Contour(Answer):
     """The line in the (N, C) plane along which one sparsity is the best."""
 
     sparsity: Sparsity
-    flops: list[float] = Field(description="[n] training compute C at which it is the best, in FLOPs.")
+    flops: list[float | None] = Field(
+        description="[n] training compute C at which it is the best, in FLOPs; null where no number says it: within "
+        "rounding of a sparsity of 1."
+    )
     low: list[float | None] = Field(description="[n] lower end of the interval of C.")
     high: list[float | None] = Field(description="[n] upper end of the interval of C.")
-    data: list[float] = Field(description="[n] data seen there, in tokens (or images).")
+    data: list[float | None] = Field(description="[n] data seen there, in tokens (or images), or null.")
 
 
 class Contours(Answer):
