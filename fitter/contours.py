@@ -100,7 +100,7 @@ def contours(
 
 
 def cost_slope(sparsity: Array, accounting: Accounting) -> Array:
-    """d ln c_mul / dS, by differences on a scale that keeps eight digits; one-sided at S = 0, NaN within rounding of 1."""
+    """d ln c_mul / dS, by differences that keep eight digits; one-sided at S = 0, NaN within rounding of 1."""
     step = 1e-5 * (1.0 - sparsity)
     low = np.maximum(sparsity - step, 0.0)
     high = sparsity + step
